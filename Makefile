@@ -1,0 +1,59 @@
+# lmo-transfer: `make demo` runs the main job, `make test` the tests; both make .venv first.
+PYTHON ?= python3
+TORCH_INDEX ?=
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# OMP and MKL would take every core in each of several processes otherwise.
+TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+
+.PHONY: help demo test check format clean
+help:
+	@echo 'make demo    install into .venv and run the main job (TORCH_INDEX=URL: take torch from there)'
+	@echo 'make test    install the test tools too and run the tests'
+	@echo 'make check   linters, types, import arrows'
+	@echo 'make format  format the code'
+	@echo 'make clean   remove .venv and caches; studies/ stays'
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "lmo-transfer needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1): try make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "$(PYTHON) lacks the venv module: on Debian and Ubuntu, apt install python3-venv" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.torch: constraints.txt | $(VENV)/.made
+	@if [ -n "$(TORCH_INDEX)" ]; then $(PIP) install -q -c constraints.txt --index-url '$(TORCH_INDEX)' torch; fi
+	@touch $@
+
+$(VENV)/.installed: pyproject.toml constraints.txt $(VENV)/.torch
+	@echo 'installing lmo-transfer into $(VENV) (plain pip on Linux brings the CUDA build of torch, about 2.7 GB)'
+	@$(PIP) install -q -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@echo 'installing the test tools'
+	@$(PIP) install -q -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.installed
+	@$(BIN)/lmo-transfer run digits-mlp
+
+# The jaxtyping hook checks every shape in transfer; it breaks torch.compile, so those tests run apart.
+test: $(VENV)/.installed-dev
+	$(TEST_ENV) $(BIN)/python -m pytest -q -n 2 -m 'not compile' --jaxtyping-packages=transfer,beartype.beartype
+	$(TEST_ENV) $(BIN)/python -m pytest -q -m compile
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache dist build
