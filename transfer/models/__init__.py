@@ -1,0 +1,1 @@
+"""Model families: plain torch modules, each a function of width and depth."""

@@ -1,0 +1,144 @@
+"""Recipes: tuned settings, with the evidence for them, in a file that builds an optimizer."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transfer.config import (
+    OPTIMIZER_CONFIGS,
+    RunConfig,
+    ScionConfig,
+    canonical_json,
+    run_config_from_dict,
+    unknown,
+)
+from transfer.files import replace_file
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+RECIPE_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """Settings tuned on a small model, to be used on a large one.
+
+    `run` is the run they were tuned for, with every axis that the verdict holds fixed: batch
+    size, steps, schedule, data, depth, precision, alpha, radii. Only its width and seed are to be
+    replaced without leaving the verdict.
+    """
+
+    name: str
+    run: RunConfig
+    verdict: dict[str, Any]
+    """Verdicts by claim (stepsize, radii), as analysis writes them; may be empty."""
+    provenance: dict[str, Any]
+    """Where the settings come from: run ids, widths, seeds, versions, commit."""
+    version: int = RECIPE_VERSION
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.run.optimizer, ScionConfig):
+            raise ValueError(
+                f"a recipe hands over radii, which optimizer {self.run.optimizer.name!r} does not "
+                "have: export a scion arm"
+            )
+
+    @property
+    def optimizer(self) -> ScionConfig:
+        """Norms, radii, stepsize and alpha."""
+        assert isinstance(self.run.optimizer, ScionConfig)
+        return self.run.optimizer
+
+    # --- use ---
+
+    def run_config(self, *, width: int, seed: int) -> RunConfig:
+        """Return the run at another width, everything else as tuned."""
+        return replace(self.run, width=width, seed=seed)
+
+    def build_optimizer(
+        self, model: "nn.Module", roles: Mapping[str, str] | None = None
+    ) -> "torch.optim.Optimizer":
+        """Build the tuned optimizer for any torch model.
+
+        The stepsize is the peak of the schedule named in `run.schedule`; a torch scheduler, or
+        `transfer.schedules.factor`, brings it down.
+
+        Args:
+            model: Any module; every trainable parameter needs a role.
+            roles: Role of each parameter by name; by default what `model.parameter_roles()` says.
+
+        Raises:
+            ValueError: a parameter without a role, or a role without a rule or a parameter; each
+                is named.
+        """
+        from transfer.families import model_roles
+        from transfer.roles import build_optimizer
+
+        stated = model_roles(model) if roles is None else roles
+        return build_optimizer(model, stated, self.optimizer)
+
+    def init_parameters(
+        self,
+        model: "nn.Module",
+        roles: Mapping[str, str] | None = None,
+        generator: "torch.Generator | None" = None,
+    ) -> None:
+        """Initialise a model in place as the recipe's runs were; raises as above."""
+        from transfer.families import model_roles
+        from transfer.roles import init_parameters
+
+        stated = model_roles(model) if roles is None else roles
+        init_parameters(model, stated, self.optimizer, generator)
+
+    # --- file ---
+
+    def save(self, path: Path) -> Path:
+        """Write the recipe as JSON, whole or not at all."""
+        text = json.dumps(json.loads(canonical_json(asdict(self))), indent=2, sort_keys=True)
+        return replace_file(path, lambda temporary: temporary.write_text(text + "\n", "utf-8"))
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Recipe":
+        """Read and validate a recipe.
+
+        Raises:
+            ValueError: no such file, no recipe, damaged, or of a newer version; one line.
+        """
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ValueError(f"no recipe at {path}") from None
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path} cannot be read as a recipe: {error}") from None
+        try:
+            return cls._from_dict(data)
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
+            raise ValueError(f"recipe {path}: {error}") from None
+
+    @classmethod
+    def _from_dict(cls, data: Any) -> "Recipe":
+        if not isinstance(data, dict) or "version" not in data:
+            raise ValueError("no recipe: the field version is missing")
+        version = data["version"]
+        if not isinstance(version, int) or version < 1:
+            raise ValueError(f"version must be a positive integer, got {version!r}")
+        if version > RECIPE_VERSION:
+            raise ValueError(
+                f"it has version {version}, newer than the {RECIPE_VERSION} this lmo-transfer "
+                "reads: upgrade lmo-transfer"
+            )
+        wanted = set(cls.__dataclass_fields__)
+        for key in data:
+            if key not in wanted:
+                raise ValueError(unknown("field", key, wanted))
+        missing = wanted - data.keys()
+        if missing:
+            raise ValueError(f"missing {', '.join(sorted(missing))}")
+        name = data["run"].get("optimizer", {}).get("name")
+        if name not in OPTIMIZER_CONFIGS:
+            raise ValueError(unknown("optimizer name", name, OPTIMIZER_CONFIGS))
+        return cls(**{**data, "run": run_config_from_dict(data["run"])})
