@@ -1,0 +1,84 @@
+"""Tune, sweep, vary the radii and check: the computing half of the loop, from Python."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sweeps.experiment import Experiment
+from sweeps.plan import PlannedRun, Purpose
+from sweeps.progress import Reporter
+from sweeps.runner import LocalRunner, Runner
+from sweeps.study import DEFAULT_ROOT, Study
+from sweeps.table import StoredRun
+from sweeps.tune import Tuned
+
+_TITLES: dict[Purpose, str] = {
+    "sweep": "sweep stepsizes over widths",
+    "radii": "vary the radii",
+    "check": "train the width that was not swept",
+}
+
+
+def run(
+    experiment: Experiment,
+    folder: Path | None = None,
+    *,
+    runner: Runner | None = None,
+    reporter: Reporter | None = None,
+    retry_failed: bool = False,
+) -> Study:
+    """Carry out an experiment up to its complete run table.
+
+    Args:
+        experiment: What to do, from `load_experiment` or made in Python.
+        folder: The study's folder; by default studies/<experiment name>.
+        runner: Trains the runs; by default processes on this machine.
+        reporter: Told about progress.
+        retry_failed: Train failed runs once more.
+
+    Returns:
+        The study; `to_frame` and `Study.table` give its results.
+
+    Raises:
+        ValueError: the folder holds another experiment.
+        RuntimeError: a run of the tuning failed.
+    """
+    study = Study.create(folder or DEFAULT_ROOT / experiment.name, experiment)
+    reporter = reporter or Reporter()
+    if runner is not None:
+        complete(study, runner, reporter, retry_failed)
+        return study
+    with LocalRunner() as local:
+        complete(study, local, reporter, retry_failed)
+    return study
+
+
+def complete(
+    study: Study,
+    runner: Runner,
+    reporter: Reporter,
+    retry_failed: bool = False,
+    purposes: Sequence[Purpose] = ("sweep", "radii", "check"),
+) -> dict[str, Tuned]:
+    """Tune, then train the planned runs of these purposes that the table lacks."""
+    tuned = study.tune(runner, reporter, retry_failed)
+    planned = study.planned(tuned)
+    for purpose in purposes:
+        stage(study, [r for r in planned if r.purpose == purpose], runner, reporter, retry_failed)
+    study.table.merge()
+    return tuned
+
+
+def stage(
+    study: Study,
+    planned: Sequence[PlannedRun],
+    runner: Runner,
+    reporter: Reporter,
+    retry_failed: bool = False,
+) -> dict[str, StoredRun]:
+    """Train the runs of one stage."""
+    if not planned:
+        return study.table.read()
+    rows = study.table.read()
+    known = sum(run.config.run_id in rows for run in planned)
+    reporter.stage(_TITLES[planned[0].purpose], len(planned), known)
+    return study.ensure([run.config for run in planned], runner, reporter, retry_failed)

@@ -1,0 +1,211 @@
+"""A study: the folder that holds one experiment, its run table, tuning and results."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sweeps.experiment import (
+    Experiment,
+    experiment_from_dict,
+    experiment_to_dict,
+    load_experiment,
+)
+from sweeps.plan import PlannedRun, check_runs, star_runs, sweep_runs
+from sweeps.progress import Reporter
+from sweeps.runner import Runner
+from sweeps.table import RunTable, StoredRun
+from sweeps.tune import Tuned, tune_arm
+from transfer.config import RunConfig
+from transfer.files import replace_file
+
+DEFAULT_ROOT = Path("studies")
+
+
+class Study:
+    """One experiment in one folder; made by `create` or `open`.
+
+    Attributes:
+        folder: Where everything is kept.
+        experiment: The experiment, with the fingerprint of its data.
+        table: The run table; the truth about what was computed.
+    """
+
+    def __init__(self, folder: Path, experiment: Experiment) -> None:
+        self.folder = folder
+        self.experiment = experiment
+        self.table = RunTable(folder)
+
+    @classmethod
+    def open(cls, folder: Path) -> "Study":
+        """Open an existing study; ValueError if the folder is none."""
+        return cls(folder, load_experiment(str(folder)))
+
+    @classmethod
+    def create(cls, folder: Path, experiment: Experiment) -> "Study":
+        """Make the study of an experiment, or open it if it is there already.
+
+        Widths, seeds and budgets may have grown since; the file of the smaller experiment is
+        kept under experiments/.
+
+        Raises:
+            ValueError: the folder holds another experiment, the differing fields are named; or
+                the folder holds something else.
+            OSError: the folder cannot be written.
+        """
+        path = folder / "experiment.json"
+        if path.is_file():
+            old = load_experiment(str(folder))
+            experiment = replace(experiment, data=_same_data(experiment, old))
+            if experiment != old:
+                _require_growth(folder, old, experiment)
+                kept = folder / "experiments"
+                kept.mkdir(exist_ok=True)
+                number = len(list(kept.glob("*.json"))) + 1
+                write_json(kept / f"{number:04d}.json", experiment_to_dict(old))
+                write_json(path, experiment_to_dict(experiment))
+            return cls(folder, experiment)
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ValueError(f"{folder} exists and is no study: choose another --study folder")
+        from transfer import data
+
+        fingerprint = data.load(experiment.data).fingerprint
+        experiment = replace(experiment, data=replace(experiment.data, fingerprint=fingerprint))
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, experiment_to_dict(experiment))
+        return cls(folder, experiment)
+
+    # --- plans ---
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the data that the study was planned for."""
+        return self.experiment.data.fingerprint
+
+    def planned(self, tuned: dict[str, Tuned]) -> list[PlannedRun]:
+        """Return all runs but the tuning's: sweep, star of radii and check, of every tuned arm."""
+        return [
+            run
+            for plan in (sweep_runs, star_runs, check_runs)
+            for arm, result in tuned.items()
+            for run in plan(self.experiment, arm, result.optimizer, self.fingerprint)
+        ]
+
+    # --- work ---
+
+    def tune(
+        self, runner: Runner | None, reporter: Reporter, retry_failed: bool = False
+    ) -> dict[str, Tuned]:
+        """Tune every arm at the smallest width; what is in the table is not trained again.
+
+        Args:
+            runner: Trains what is missing; None raises LookupError if anything is.
+            reporter: Told about progress.
+            retry_failed: Train failed runs once more.
+
+        Raises:
+            FailedTrialError: a run of the tuning failed.
+        """
+
+        def evaluate(configs: Sequence[RunConfig]) -> dict[str, StoredRun]:
+            return self.ensure(configs, runner, reporter, retry_failed)
+
+        return {
+            arm: tune_arm(
+                self.folder / "tuning", self.experiment, arm, evaluate=evaluate, reporter=reporter
+            )
+            for arm in self.experiment.arms
+        }
+
+    def ensure(
+        self,
+        configs: Sequence[RunConfig],
+        runner: Runner | None,
+        reporter: Reporter,
+        retry_failed: bool = False,
+    ) -> dict[str, StoredRun]:
+        """Train what the table lacks and return the table.
+
+        Raises:
+            LookupError: something is missing and there is no runner.
+        """
+        rows = self.table.read()
+        wanted = {config.run_id: config for config in configs}
+        missing = [
+            config
+            for run_id, config in wanted.items()
+            if run_id not in rows or (retry_failed and rows[run_id].status == "failed")
+        ]
+        if not missing:
+            return rows
+        if runner is None:
+            raise LookupError(f"{len(missing)} of {len(wanted)} runs are missing")
+        runner.run(self.table, missing, reporter)
+        return self.table.read()
+
+
+def _same_data(experiment: Experiment, old: Experiment) -> Any:
+    """An experiment that does not say what its data hash to takes the study's word."""
+    if experiment.data.fingerprint:
+        return experiment.data
+    return replace(experiment.data, fingerprint=old.data.fingerprint)
+
+
+def write_json(path: Path, value: object) -> Path:
+    """Write JSON, whole or not at all, keys in the order given (that of the arms counts)."""
+    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    return replace_file(path, lambda temporary: temporary.write_text(text, "utf-8"))
+
+
+# --- what may change in a study that exists ---------------------------------------------------
+
+_MAY_GROW = ("sweep.widths", "sweep.seeds", "sweep.star_neighbours", "tune.trials")
+_ARM_MAY_GROW = ("octaves_below", "octaves_above", "star")
+
+
+def _require_growth(folder: Path, old: Experiment, new: Experiment) -> None:
+    before, after = _flat(experiment_to_dict(old)), _flat(experiment_to_dict(new))
+    differing = [
+        f"{key} ({before.get(key, 'absent')} there, {after.get(key, 'absent')} here)"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key) and not _grown(key, before, after)
+    ]
+    if differing:
+        raise ValueError(
+            f"{folder} holds another experiment: {'; '.join(differing)}. Name the folder itself "
+            "to go on with that one, or give --study another folder"
+        )
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    """Flatten nested dictionaries to dotted paths."""
+    if not isinstance(value, dict) or not value:
+        return {path: value}
+    items = (_flat(v, f"{path}.{k}" if path else str(k)) for k, v in value.items())
+    return {key: leaf for part in items for key, leaf in part.items()}
+
+
+def _grown(key: str, before: dict[str, Any], after: dict[str, Any]) -> bool:
+    parts = key.split(".")
+    if key == "summary":
+        return True
+    if parts[0] == "arms":
+        if not any(k.startswith(f"arms.{parts[1]}.") for k in before):
+            return True  # a new arm leaves the others as they are
+        if parts[2] not in _ARM_MAY_GROW:
+            return False
+    elif key not in _MAY_GROW:
+        return False
+    old, new = before.get(key), after.get(key)
+    if old is None or old == {}:
+        return True
+    if isinstance(old, list) and isinstance(new, list):
+        # Tuning is done at the first width, so that one must stay.
+        return set(old) <= set(new) and (key != "sweep.widths" or old[0] == new[0])
+    return isinstance(old, int) and isinstance(new, int) and new > old
+
+
+def reload(experiment: Experiment) -> Experiment:
+    """Validate an experiment as a file of it would be, for settings made in Python or by flags."""
+    return experiment_from_dict(experiment_to_dict(experiment), experiment.name)
