@@ -1,0 +1,125 @@
+"""Put a verdict together: cells out of a table, numbers into rows."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.curves import Curve, Drift
+from analysis.load import require_columns
+from analysis.result import Comparison, SizeRow, Verdict, finite
+from analysis.rule import Cell, Judgement, SizeJudgement, t_quantile
+from analysis.words import Point
+
+Cells = dict[tuple[float, Point], dict[int, float]]
+Fixed = Mapping[str, Any] | Sequence[str] | None
+
+
+def losses_by_cell(table: pd.DataFrame, by: list[str]) -> dict[tuple[Any, ...], dict[int, float]]:
+    cells: dict[tuple[Any, ...], dict[int, float]] = {}
+    columns = [table[c].tolist() for c in by]
+    keys = zip(*columns, strict=True)
+    for key, r, loss in zip(keys, table["seed"].tolist(), table["loss"].tolist(), strict=True):
+        cells.setdefault(key, {})[r] = loss
+    return cells
+
+
+def constant(df: pd.DataFrame, columns: Sequence[str], what: str) -> Point:
+    for column in columns:
+        values = df[column].unique().tolist()
+        if len(values) != 1:
+            raise ValueError(f"{what} must have one value of {column!r}, got {values[:5]}")
+    return tuple(float(df[column].iloc[0]) for column in columns)
+
+
+def fixed_axes(df: pd.DataFrame, fixed: Fixed) -> dict[str, Any]:
+    if fixed is None:
+        return {}
+    if isinstance(fixed, Mapping):
+        return dict(fixed)
+    require_columns(df, list(fixed))
+    out: dict[str, Any] = {}
+    for column in fixed:
+        values = df[column].unique().tolist()
+        if len(values) != 1:
+            raise ValueError(f"fixed column {column!r} is not constant, got {values[:5]}")
+        out[column] = values[0]
+    return out
+
+
+def num_seeds(judgement: Judgement[Point]) -> int:
+    return min((c.num_pairs for c in judgement.cells if c.num_pairs), default=0)
+
+
+def assemble(
+    judgement: Judgement[Point],
+    cells: Cells,
+    reference: Point,
+    columns: Sequence[str],
+    curves: Sequence[Curve],
+    drift: Drift | None,
+    **rest: Any,
+) -> Verdict:
+    by_size = {c.size: c for c in curves}
+    rows = tuple(_row(j, cells, reference, columns, by_size.get(j.size)) for j in judgement.sizes)
+    sets = [set(c.near_optimal) for c in curves]
+    return Verdict(
+        transferred=dict(zip(columns, reference, strict=True)),
+        epsilon=judgement.epsilon,
+        num_seeds=num_seeds(judgement),
+        level=judgement.level,
+        rows=rows,
+        comparisons=tuple(_comparison(c, columns, judgement.level) for c in judgement.cells),
+        drift=drift,
+        near_optimal=tuple(sorted(set.intersection(*sets))) if sets else (),
+        **rest,
+    )
+
+
+def _row(
+    j: SizeJudgement[Point],
+    cells: Cells,
+    reference: Point,
+    columns: Sequence[str],
+    curve: Curve | None,
+) -> SizeRow:
+    ours = {s: list(losses.values()) for (w, s), losses in cells.items() if w == j.size}
+    means = {s: float(np.mean(v)) for s, v in ours.items()}
+    alive = {s: m for s, m in means.items() if math.isfinite(m)}
+    best = min(alive, key=alive.__getitem__, default=None)
+    return SizeRow(
+        size=j.size,
+        best_x=None if best is None else best[-1],
+        best_loss=None if best is None else alive[best],
+        loss_at_transferred=finite(means[reference]),
+        regret=j.regret,
+        regret_lower=j.lower,
+        regret_upper=j.upper,
+        binding=None if j.binding is None else dict(zip(columns, j.binding, strict=True)),
+        optimum_log2=finite(curve.optimum_log2) if curve else None,
+        optimum_low=finite(curve.optimum_low) if curve else None,
+        optimum_high=finite(curve.optimum_high) if curve else None,
+        censored=curve.censored if curve else None,
+        near_optimal=curve.near_optimal if curve else (),
+        num_diverged=sum(not math.isfinite(v) for values in ours.values() for v in values),
+        num_runs=sum(map(len, ours.values())),
+    )
+
+
+def _comparison(cell: Cell[Point], columns: Sequence[str], level: float) -> Comparison:
+    known = cell.difference is not None
+    half = None
+    if cell.std_error is not None:
+        half = t_quantile(cell.df, 1 - level) * cell.std_error
+    mean = -cell.difference if cell.difference is not None else None
+    return Comparison(
+        size=cell.size,
+        comparator=dict(zip(columns, cell.comparator, strict=True)),
+        difference=mean,
+        low=mean - half if mean is not None and half is not None else None,
+        high=mean + half if mean is not None and half is not None else None,
+        num_pairs=cell.num_pairs if known else 0,
+        num_diverged=cell.num_diverged,
+    )

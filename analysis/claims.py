@@ -1,0 +1,290 @@
+"""From a table of runs to a verdict: stepsizes over sizes, and the star of radii.
+
+The rule is rule.judge; this file adds what belongs to a sweep: grid edges, the
+smallest size as the place of tuning, and the runs that would decide.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis import words
+from analysis.assemble import (
+    Cells,
+    Fixed,
+    assemble,
+    constant,
+    fixed_axes,
+    losses_by_cell,
+    num_seeds,
+)
+from analysis.curves import Curve, build_curves, fit_drift, smooth_noise
+from analysis.load import require_columns, snap, tidy
+from analysis.next_runs import beyond_the_edges, more_seeds
+from analysis.result import NextRun, Status, Verdict
+from analysis.rule import Judgement, judge
+from analysis.words import Point
+
+DEFAULT_EPSILON = 0.005
+"""Share of the best loss that matters, where no absolute epsilon is given."""
+
+
+def verdict(
+    df: pd.DataFrame,
+    *,
+    transferred: float | None,
+    epsilon: float | None,
+    x: str = "stepsize",
+    y: str = "val_loss",
+    size: str = "width",
+    seed: str | None = "seed",
+    group: str | None = None,
+    status: str | None = "status",
+    fixed: Fixed = None,
+    level: float = 0.05,
+) -> Verdict:
+    """Judge whether one value of `x` may be used at every size of the table.
+
+    Args:
+        df: One row per run, one group.
+        transferred: The value to judge, a grid point at every size; None: the
+            grid argmin of the smallest size.
+        epsilon: Difference of `y` that matters; None: 0.5 % of the best loss
+            at the smallest size, which must then be positive.
+        x, y, size, seed, group, status: Column names, as in load.tidy.
+        fixed: What did not vary: a mapping, or names of constant columns.
+        level: Chance of a wrong claim; halve it at each further look.
+
+    Raises:
+        ValueError: a column is missing or malformed, the table holds several
+            groups, `transferred` is missing at some size, or a column of
+            `fixed` is not constant.
+    """
+    table = tidy(df, x=x, y=y, size=size, seed=seed, group=group, status=status)
+    name = _one_group(table, group)
+    notes = _load_notes(table)
+    epsilon, note = _epsilon(table, epsilon)
+    notes += note
+    curves = build_curves(table, epsilon=epsilon)
+    transferred, note = _transferred(curves, transferred, x, size)
+    notes += note
+
+    cells: Cells = {
+        (w, (v,)): losses for (w, v), losses in losses_by_cell(table, ["size", "x"]).items()
+    }
+    judgement = _judge(cells, (transferred,), epsilon, level, curves, notes)
+    drift = fit_drift(curves)
+    ruling, text = _rule_sweep(judgement, curves, transferred, x, size, y)
+    if ruling == "undecided":
+        text += words.plain_drift(drift, x, size)
+    runs: tuple[NextRun, ...] = ()
+    if ruling == "undecided":
+        runs = beyond_the_edges(curves, x) + more_seeds(judgement, cells, [x], (transferred,))
+    at = (transferred,)
+    return assemble(
+        judgement, cells, at, [x], curves, drift,
+        status=ruling, reason=text, group=name, hyperparameter=x, metric=y, size_name=size,
+        next_runs=runs, fixed=fixed_axes(df, fixed), notes=tuple(notes),
+    )  # fmt: skip
+
+
+def radii_verdict(
+    df_main: pd.DataFrame,
+    df_star: pd.DataFrame | None,
+    *,
+    transferred: float,
+    epsilon: float,
+    comparators: Sequence[str] = ("radius_input", "radius_hidden", "radius_output"),
+    x: str = "stepsize",
+    y: str = "val_loss",
+    size: str = "width",
+    seed: str | None = "seed",
+    group: str | None = None,
+    status: str | None = "status",
+    fixed: Fixed = None,
+    level: float = 0.05,
+) -> Verdict:
+    """Judge the radii by the rule for stepsizes: a star of other radii at every size.
+
+    Comparators are pairs of (radii, stepsize): with other radii another
+    stepsize may be best. The reference is the main sweep's cell at the
+    transferred stepsize, paired by seed.
+
+    Args:
+        df_main: The main sweep, one group, one setting of the radii.
+        df_star: Runs with other radii; None or empty: "not tested".
+        transferred: The transferred stepsize, a grid point of the main sweep.
+        epsilon: Difference of `y` that matters.
+        comparators: Columns of the radii.
+        x, y, size, seed, group, status, fixed, level: As in `verdict`.
+
+    Raises:
+        ValueError: as in `verdict`; or the main sweep's radii are not constant,
+            or the star holds sizes that the main sweep lacks.
+    """
+    columns = [*comparators, x]
+    require_columns(df_main, columns)
+    home = constant(df_main, comparators, "the main sweep")
+    table = tidy(df_main, x=x, y=y, size=size, seed=seed, group=group, status=status)
+    name, notes = _one_group(table, group), _load_notes(table)
+    curves = build_curves(table, epsilon=epsilon)
+    transferred, _ = _transferred(curves, transferred, x, size)
+    reference: Point = (*home, transferred)
+    common: dict[str, Any] = dict(
+        group=name, hyperparameter=", ".join(comparators), metric=y, size_name=size,
+        fixed=fixed_axes(df_main, fixed),
+    )  # fmt: skip
+    star = (
+        {}
+        if df_star is None or df_star.empty
+        else _star_cells(df_star, comparators, home, x=x, y=y, size=size, seed=seed, status=status)
+    )
+    if not star:
+        text = "Radii: not tested (the table holds no runs with other radii)."
+        return Verdict(
+            status="not tested", reason=text, epsilon=epsilon, level=level, num_seeds=0,
+            transferred=dict(zip(columns, reference, strict=True)), **common,
+        )  # fmt: skip
+
+    cells = _with_reference(star, table, reference, size, notes)
+    judgement = _judge(cells, reference, epsilon, level, curves, notes)
+    notes.append("radii are compared at the star's points only; its ends are not taken for edges")
+    ruling: Status = judgement.status
+    text = words.reason(judgement, columns, reference, size, y, num_seeds(judgement))
+    if len(judgement.sizes) < 2 and ruling != "does not transfer":
+        ruling, text = "undecided", words.one_size(size)
+    runs = more_seeds(judgement, cells, columns, reference) if ruling == "undecided" else ()
+    return assemble(
+        judgement, cells, reference, columns, (), None,
+        status=ruling, reason=text, next_runs=runs, notes=tuple(notes), **common,
+    )  # fmt: skip
+
+
+def _rule_sweep(
+    judgement: Judgement[Point],
+    curves: Sequence[Curve],
+    transferred: float,
+    x: str,
+    size: str,
+    y: str,
+) -> tuple[Status, str]:
+    """Add the grid's edges to what the bounds say."""
+    small = curves[0]
+    if len(curves) < 2:
+        return "undecided", words.one_size(size)
+    if small.censored is not None and small.best_x == transferred:
+        return "undecided", words.not_tuned(small, x, size)
+    edges = [c for c in curves if c.censored is not None]
+    if edges and judgement.status != "does not transfer":
+        bounded = judgement.status == "transfers"
+        return "undecided", words.at_edge(edges, x, size, bounded)
+    seeds = num_seeds(judgement)
+    return judgement.status, words.reason(judgement, [x], (transferred,), size, y, seeds)
+
+
+def _judge(
+    cells: Cells,
+    reference: Point,
+    epsilon: float,
+    level: float,
+    curves: Sequence[Curve],
+    notes: list[str],
+) -> Judgement[Point]:
+    noise = None
+    if max(len(losses) for losses in cells.values()) == 1:
+        noise = smooth_noise(curves, epsilon)
+        notes.append(
+            "one seed: the noise is the scatter of the curves about parabolas, not measured"
+            if noise.df
+            else "one seed and too few grid points near the optimum: the noise is unknown"
+        )
+    result = judge(cells, reference, epsilon, level=level, noise=noise)
+    alone = sum(c.num_pairs == 0 for c in result.cells)
+    if alone:
+        notes.append(f"{alone} cells share no seed with the transferred setting")
+    return result
+
+
+def _one_group(table: pd.DataFrame, column: str | None) -> str:
+    names = sorted(set(table["group"]))
+    if len(names) != 1:
+        raise ValueError(
+            f"a verdict needs exactly one group, got {names or 'no finished run'} in column "
+            f"{column!r}; filter the table first"
+        )
+    return str(names[0])
+
+
+def _load_notes(table: pd.DataFrame) -> list[str]:
+    failed = table.attrs["num_failed"]
+    return [f"{failed} failed runs left out"] if failed else []
+
+
+def _epsilon(table: pd.DataFrame, epsilon: float | None) -> tuple[float, list[str]]:
+    if epsilon is not None:
+        if not (epsilon > 0 and math.isfinite(epsilon)):
+            raise ValueError(f"epsilon must be a positive loss difference, got {epsilon}")
+        return epsilon, []
+    small = table[table["size"] == table["size"].min()]
+    best = float(small.groupby("x")["loss"].mean().min())
+    if not best > 0:
+        raise ValueError(f"epsilon must be given where the best loss is not positive, got {best}")
+    return DEFAULT_EPSILON * best, ["epsilon is 0.5 % of the best loss at the smallest size"]
+
+
+def _transferred(
+    curves: Sequence[Curve], transferred: float | None, x: str, size: str
+) -> tuple[float, list[str]]:
+    """Return the transferred value as the table writes it."""
+    notes = []
+    if transferred is None:
+        transferred = curves[0].best_x
+        if math.isnan(transferred):
+            raise ValueError(
+                f"every run at {size} {curves[0].size:g} diverged: nothing to transfer"
+            )
+        notes.append(f"the transferred {x} is the argmin of the smallest {size} in the same runs")
+    hits = [c.x[np.isclose(c.x, transferred, rtol=1e-9, atol=0.0)] for c in curves]
+    missing = [f"{c.size:g}" for c, hit in zip(curves, hits, strict=True) if not hit.size]
+    if missing:
+        grid = ", ".join(f"{v:g}" for v in curves[0].x)
+        raise ValueError(
+            f"the transferred {x} {transferred:g} must be a grid point at every {size}, it is "
+            f"missing at {', '.join(missing)}; the grid at {curves[0].size:g} is {grid}"
+        )
+    return float(hits[0][0]), notes
+
+
+def _star_cells(
+    df_star: pd.DataFrame, comparators: Sequence[str], home: Point, *, x: str, **columns: Any
+) -> Cells:
+    """Cells of the star, keyed by (size, (radii..., stepsize)); the main setting is dropped."""
+    require_columns(df_star, [*comparators, x])
+    radii = [snap(df_star[c].astype(float)) for c in comparators]
+    points = pd.Series(list(zip(*radii, strict=True)), index=df_star.index)
+    away = points.map(lambda p: not np.allclose(p, home, rtol=1e-9, atol=0.0)).astype(bool)
+    cells: Cells = {}
+    # One setting of the radii at a time, because a canonical table knows one hyperparameter.
+    for point in sorted(set(points[away])):
+        table = tidy(df_star[points == point], x=x, **columns)
+        for (w, v), losses in losses_by_cell(table, ["size", "x"]).items():
+            cells[w, (*point, v)] = losses
+    return cells
+
+
+def _with_reference(
+    star: Cells, table: pd.DataFrame, reference: Point, size: str, notes: list[str]
+) -> Cells:
+    main = {w: losses for (w, v), losses in losses_by_cell(table, ["size", "x"]).items()
+            if v == reference[-1]}  # fmt: skip
+    sizes = {w for w, _ in star}
+    unknown = sorted(sizes - main.keys())
+    if unknown:
+        raise ValueError(f"the star of radii has {size} {unknown}, which the main sweep lacks")
+    untested = sorted(main.keys() - sizes)
+    if untested:
+        notes.append(f"radii not tested at {size} {', '.join(f'{w:g}' for w in untested)}")
+    return {**{(w, reference): main[w] for w in sizes}, **star}

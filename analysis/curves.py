@@ -1,0 +1,250 @@
+"""One loss curve per (group, size): its cells, its optimum, and how optima drift.
+
+Everything here describes; no decision hangs on it (see rule.py for that). The
+optimum is the vertex of a weighted parabola in log2 x over the argmin and two
+cells on each side, clipped to one cell about the argmin.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from analysis.rule import BASIN, Noise, t_quantile
+
+Array = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.integer[Any]]
+Censored = Literal["below", "above"] | None
+
+_REACH = 2  # cells on each side of the argmin that the parabola sees
+_NUM_DRAWS = 400
+_COVERAGE = 0.95
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Curve:
+    """Loss against the hyperparameter at one size; arrays run over the cells."""
+
+    group: str
+    size: float
+    x: Array
+    """Grid points, increasing."""
+    mean: Array
+    """Mean loss over seeds; NaN where a seed diverged."""
+    low: Array
+    """Smallest loss over seeds: with two or three seeds a range hides nothing."""
+    high: Array
+    """Largest loss over seeds."""
+    num_seeds: Ints
+    num_diverged: Ints
+    best_x: float
+    """Grid argmin; NaN if every cell diverged, as are the next three."""
+    best_loss: float
+    optimum_log2: float
+    """log2 of the interpolated optimum; on the grid's edge if censored."""
+    optimum_low: float
+    """95 % bootstrap interval; -inf if the optimum may lie below the grid."""
+    optimum_high: float
+    censored: Censored
+    """Side of the grid on which the optimum may lie outside it."""
+    near_optimal: tuple[float, ...]
+    """Grid points not worse than the best by more than epsilon."""
+
+    def loss_at(self, x: float) -> float:
+        """Mean loss at a grid point; NaN if it diverged or is no grid point."""
+        hit = np.isclose(self.x, x, rtol=1e-9, atol=0.0)
+        return float(self.mean[hit][0]) if hit.any() else math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """Line through the uncensored optima: x* = coefficient * size ** exponent."""
+
+    slope: float
+    """Change of log2 x* per doubling of the size; the power law's exponent."""
+    intercept: float
+    """log2 x* at size 1."""
+    low: float | None
+    """95 % t-interval from the scatter about the line; None below three sizes."""
+    high: float | None
+    num_sizes: int
+    num_censored: int
+
+    @property
+    def exponent(self) -> float:
+        return self.slope
+
+    @property
+    def coefficient(self) -> float:
+        return float(2.0**self.intercept)
+
+    @property
+    def excludes_zero(self) -> bool:
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+
+    def log2_at(self, size: float) -> float:
+        return self.intercept + self.slope * math.log2(size)
+
+
+def build_curves(table: pd.DataFrame, *, epsilon: float, seed: int = 0) -> list[Curve]:
+    """Build one curve per (group, size) of a canonical table (see load.tidy).
+
+    Args:
+        table: Columns group, size, x, seed, loss.
+        epsilon: Loss difference that matters: defines the near-optimal set and
+            how far from the best a cell still informs the optimum.
+        seed: Of the bootstrap; the same seed gives the same intervals.
+    """
+    curves = []
+    for _, rows in table.groupby("group", sort=True):
+        grids = [_Grid(part, epsilon) for _, part in rows.groupby("size", sort=True)]
+        noise = _pooled_noise(grids)
+        curves += [_curve(g, epsilon, noise, seed) for g in grids]
+    return curves
+
+
+def fit_drift(curves: Sequence[Curve]) -> Drift | None:
+    """Fit log2 x* against log2 size over the uncensored curves of one group.
+
+    The interval comes from the scatter about the line (sizes - 2 degrees of
+    freedom): it covers both seed noise and bends of the true relation, which
+    slopes fitted seed by seed would not. None with fewer than two sizes.
+    """
+    usable = [c for c in curves if c.censored is None and math.isfinite(c.optimum_log2)]
+    num = len({c.size for c in usable})
+    if num < 2:
+        return None
+    sizes = np.log2([c.size for c in usable])
+    optima = np.array([c.optimum_log2 for c in usable])
+    centred = sizes - sizes.mean()
+    spread = float(centred @ centred)
+    slope = float(centred @ optima) / spread
+    intercept = float(optima.mean() - slope * sizes.mean())
+    low = high = None
+    if num >= 3:
+        rest = optima - intercept - slope * sizes
+        df = len(usable) - 2
+        half = t_quantile(df, 0.5 + _COVERAGE / 2) * math.sqrt(float(rest @ rest) / df / spread)
+        low, high = slope - half, slope + half
+    return Drift(slope, intercept, low, high, num, len(curves) - len(usable))
+
+
+def smooth_noise(curves: Sequence[Curve], epsilon: float) -> Noise:
+    """Variance of one run from the scatter about a parabola over each basin.
+
+    For tables with one seed. What the parabola misses counts as noise, so the
+    estimate errs on the large side.
+    """
+    squares, df = 0.0, 0
+    for c in curves:
+        basin = np.flatnonzero(c.mean <= c.best_loss + BASIN * epsilon)
+        if basin.size > 3:
+            rest = _residuals(np.log2(c.x[basin]), c.mean[basin])
+            squares, df = squares + float(rest @ rest), df + basin.size - 3
+    return Noise(squares / df if df else 0.0, df)
+
+
+class _Grid:
+    """The cells of one (group, size) and the window its parabola sees."""
+
+    def __init__(self, rows: pd.DataFrame, epsilon: float) -> None:
+        first = rows.iloc[0]
+        self.group, self.size = str(first["group"]), first["size"].item()
+        # Seeds in columns: a missing run is NaN like a diverged one, so they are counted apart.
+        losses = rows.pivot(index="x", columns="seed", values="loss")
+        cells = rows.groupby("x")["loss"]
+        self.x: Array = losses.index.to_numpy(dtype=float)
+        self.losses: Array = losses.to_numpy(dtype=float)
+        self.num_seeds: Ints = cells.size().to_numpy(dtype=np.int64)
+        alive: Ints = cells.count().to_numpy(dtype=np.int64)
+        self.num_diverged: Ints = self.num_seeds - alive
+        ok = self.num_diverged == 0
+        self.mean: Array = np.where(ok, cells.mean().to_numpy(dtype=float), np.nan)
+        self.low: Array = np.where(ok, cells.min().to_numpy(dtype=float), np.nan)
+        self.high: Array = np.where(ok, cells.max().to_numpy(dtype=float), np.nan)
+        self.finite: Ints = np.flatnonzero(ok)
+        self.window = self._window()
+        best = np.nanmin(self.mean) if self.finite.size else math.nan
+        excess = (self.mean[self.window] - best) / (BASIN * epsilon)
+        self.basin = self.window[excess <= 1]
+        # Inverse variance of the mean, fading where the curve is no parabola any more.
+        self.weight: Array = self.num_seeds[self.window] / (1 + excess**2) ** 2
+
+    def _window(self) -> Ints:
+        if not self.finite.size:
+            return self.finite
+        at = int(np.argmin(self.mean[self.finite]))
+        return self.finite[max(at - _REACH, 0) : at + _REACH + 1]
+
+    def noise(self) -> Noise:
+        """Variance of one run about cell + seed (seeds share batches), else about a parabola."""
+        y = self.losses[self.basin]
+        y = y[:, np.isfinite(y).all(axis=0)]
+        cells, seeds = y.shape
+        if seeds >= 2 and cells >= 2:
+            rest = y - y.mean(axis=0) - y.mean(axis=1, keepdims=True) + y.mean()
+            df = (cells - 1) * (seeds - 1)
+        elif cells > 3:
+            rest, df = _residuals(np.log2(self.x[self.basin]), self.mean[self.basin]), cells - 3
+        else:
+            return Noise(0.0, 0)
+        return Noise(float((rest**2).sum()) / df, df)
+
+
+def _residuals(t: Array, y: Array) -> Array:
+    return np.asarray(y - np.polyval(np.polyfit(t - t.mean(), y, 2), t - t.mean()))
+
+
+def _pooled_noise(grids: Sequence[_Grid]) -> float:
+    parts = [g.noise() for g in grids]
+    df = sum(p.df for p in parts)
+    return sum(p.df * p.variance for p in parts) / df if df else 0.0
+
+
+def _curve(g: _Grid, epsilon: float, noise: float, seed: int) -> Curve:
+    nan = math.nan
+    found: tuple[Any, ...] = (nan, nan, nan, nan, nan, None, ())
+    if g.finite.size:
+        argmin = int(g.finite[np.argmin(g.mean[g.finite])])
+        best = float(g.mean[argmin])
+        censored = _censored(g, argmin)
+        near = tuple(float(v) for v in g.x[g.mean <= best + epsilon])
+        found = (float(g.x[argmin]), best, *_optimum(g, argmin, noise, seed), censored, near)
+        if censored is not None:
+            edge = float(np.log2(g.x[argmin]))
+            open_end = (-math.inf, edge) if censored == "below" else (edge, math.inf)
+            found = (*found[:2], edge, *open_end, censored, near)
+    return Curve(g.group, g.size, g.x, g.mean, g.low, g.high, g.num_seeds, g.num_diverged, *found)
+
+
+def _censored(g: _Grid, argmin: int) -> Censored:
+    """A cell that diverged beyond the argmin is a cliff: it brackets the optimum."""
+    if argmin == 0:
+        return "below"
+    return "above" if argmin == g.x.size - 1 else None
+
+
+def _optimum(g: _Grid, argmin: int, noise: float, seed: int) -> tuple[float, float, float]:
+    """Vertex of the parabola and its interval, clipped to one cell about the argmin."""
+    t = np.log2(g.x)
+    left, right = t[max(argmin - 1, 0)], t[min(argmin + 1, t.size - 1)]
+    if g.window.size < 3:
+        return float(t[argmin]), float(left), float(right)
+    # The window stays fixed while the means are redrawn; clipping keeps a flat draw in bounds.
+    rng = np.random.default_rng(seed)
+    sd = np.sqrt(noise / g.num_seeds[g.window])
+    draws = g.mean[g.window] + sd * rng.standard_normal((_NUM_DRAWS, g.window.size))
+    everything = np.vstack([g.mean[g.window], draws])
+    u = t[g.window] - t[argmin]
+    root = np.sqrt(g.weight)
+    design = np.stack([u**2, u, np.ones_like(u)], axis=1) * root[:, None]
+    a, b, _ = np.linalg.lstsq(design, (everything * root).T, rcond=None)[0]
+    bent = a > 0
+    vertex = np.where(bent, -b / np.where(bent, 2 * a, 1.0), u[np.argmin(everything, axis=1)])
+    clipped = np.clip(vertex + t[argmin], left, right)
+    low, high = np.quantile(clipped[1:], [0.5 - _COVERAGE / 2, 0.5 + _COVERAGE / 2])
+    return float(clipped[0]), float(min(low, clipped[0])), float(max(high, clipped[0]))

@@ -1,0 +1,144 @@
+"""The verdict as data: what was claimed, at which sizes, with which numbers.
+
+Knows JSON and nothing else; claims.py fills it in, plots draw it, recipes
+carry it.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from analysis.curves import Drift
+
+VERDICT_SCHEMA = 1
+
+Status = Literal["transfers", "does not transfer", "undecided", "not tested"]
+STATUSES: tuple[Status, ...] = ("transfers", "does not transfer", "undecided", "not tested")
+
+Setting = Mapping[str, float]
+"""A comparator by column name: {"stepsize": 0.125} or with radii beside it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SizeRow:
+    """The verdict's numbers at one size. None: not known, or not finite."""
+
+    size: float
+    best_x: float | None
+    best_loss: float | None
+    loss_at_transferred: float | None
+    regret: float | None
+    """Mean loss at the transferred setting minus that of the best cell."""
+    regret_lower: float | None
+    regret_upper: float | None
+    binding: dict[str, float] | None
+    """The comparator that decides at this size."""
+    optimum_log2: float | None
+    optimum_low: float | None
+    optimum_high: float | None
+    censored: Literal["below", "above"] | None
+    near_optimal: tuple[float, ...]
+    num_diverged: int
+    num_runs: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """One comparator against the transferred setting at one size."""
+
+    size: float
+    comparator: dict[str, float]
+    difference: float | None
+    """loss(comparator) - loss(transferred), paired by seed; > 0: comparator is worse."""
+    low: float | None
+    """One-sided bounds on the difference, each at the verdict's level."""
+    high: float | None
+    num_pairs: int
+    num_diverged: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NextRun:
+    """Runs that may decide an undecided case."""
+
+    size: float
+    comparator: dict[str, float]
+    more_seeds: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """May a setting tuned on the smallest model be used on the larger ones?"""
+
+    status: Status
+    reason: str
+    """One plain sentence."""
+    group: str
+    hyperparameter: str
+    """What was varied: "stepsize", or the radii's column names joined by ", "."""
+    transferred: dict[str, float]
+    epsilon: float
+    metric: str
+    size_name: str
+    num_seeds: int
+    """Fewest paired seeds of any cell that was compared."""
+    level: float
+    rows: tuple[SizeRow, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
+    drift: Drift | None = None
+    near_optimal: tuple[float, ...] = ()
+    """Grid points near-optimal at every size."""
+    next_runs: tuple[NextRun, ...] = ()
+    fixed: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """What did not vary; the verdict holds for these values only."""
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.status not in STATUSES:
+            raise ValueError(f"status must be one of {STATUSES}, got {self.status!r}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-ready data: no NaN or inf, lists instead of tuples."""
+        return {"schema": VERDICT_SCHEMA, **_plain(dataclasses.asdict(self))}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Verdict":
+        """Read back what `to_dict` wrote.
+
+        Raises:
+            ValueError: another schema, or missing or unknown fields.
+        """
+        values = dict(data)
+        schema = values.pop("schema", None)
+        if schema != VERDICT_SCHEMA:
+            raise ValueError(f"a verdict must have schema {VERDICT_SCHEMA}, got {schema!r}")
+        try:
+            values["rows"] = tuple(
+                SizeRow(**{**r, "near_optimal": tuple(r["near_optimal"])}) for r in values["rows"]
+            )
+            values["comparisons"] = tuple(Comparison(**c) for c in values["comparisons"])
+            values["next_runs"] = tuple(NextRun(**n) for n in values["next_runs"])
+            values["drift"] = None if values["drift"] is None else Drift(**values["drift"])
+            values["near_optimal"] = tuple(values["near_optimal"])
+            values["notes"] = tuple(values["notes"])
+            return cls(**values)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a verdict of schema {VERDICT_SCHEMA}: {error}") from error
+
+
+def finite(value: float | None) -> float | None:
+    """None for a number that is missing or not finite."""
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    # Numpy scalars arrive through `fixed`; JSON knows Python's own types only.
+    return value.item() if hasattr(value, "item") else value

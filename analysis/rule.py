@@ -1,0 +1,309 @@
+"""The statistical rule: is one setting as good as every other, at every size?
+
+A cell is one (size, comparator) with a loss per seed; a comparator is a
+stepsize, a tuple of radii, anything hashable. The reference is the transferred
+setting. For each cell D_r = loss_r(reference) - loss_r(comparator), paired by
+seed r because runs of one seed see the same batches; D > 0: the reference is
+worse. With v a variance with nu degrees of freedom and n paired seeds,
+
+    upper(size) = max(0, max_s(mean D + t(nu, 1 - level) sqrt(v / n)))
+    lower(size) = max_s(mean D - t(nu, 1 - level / K) sqrt(v / n)),  K = all cells.
+
+"transfers": upper <= epsilon at every size. "does not transfer": lower >
+epsilon at some size, or the reference diverges there. Otherwise "undecided".
+The upper bound needs no correction for the number of comparators: the true
+best is one fixed comparator.
+
+Noise is pooled over sizes inside the basin only (mean regret <= 10 epsilon):
+far above the optimum losses are wild, and such a cell would inflate every
+bound it is pooled into. A cell far worse than the reference with every seed
+blocks nothing, and a reference that far worse than a cell does not transfer
+(see _Bounds.far).
+"""
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, Literal, TypeVar
+
+import numpy as np
+from scipy import special
+
+S = TypeVar("S", bound=Hashable)
+"""Type of a comparator."""
+
+BASIN = 10.0
+"""A cell is in the basin if its mean is within BASIN * epsilon of the size's best."""
+
+_FAR_LEVEL = 0.1
+_FLOOR_SDS = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """Variance of one run's loss, for tables with a single seed."""
+
+    variance: float
+    df: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cell(Generic[S]):
+    """What the data say about one comparator at one size."""
+
+    size: float
+    comparator: S
+    difference: float | None
+    """Mean of loss(reference) - loss(comparator); None: nothing to compare."""
+    num_pairs: int
+    num_diverged: int
+    std_error: float | None
+    df: int
+    lower: float
+    """One-sided bound at level / K; -inf where the data give none."""
+    upper: float
+    """One-sided bound at level; +inf where the data give none."""
+    far_worse: bool
+    """Far worse than the reference on its own evidence: blocks nothing."""
+    diverged: bool
+    """At least one seed diverged: no comparator."""
+
+
+@dataclass(frozen=True, slots=True)
+class SizeJudgement(Generic[S]):
+    """The bounds on the reference's true regret at one size."""
+
+    size: float
+    regret: float | None
+    """Mean loss of the reference minus that of the best cell."""
+    lower: float | None
+    upper: float | None
+    """None: no bound (the reference diverged, or the noise is unknown)."""
+    binding: S | None
+    """The comparator that decides: of `lower` if that exceeds epsilon, else of `upper`."""
+    blocking: tuple[S, ...]
+    """Comparators whose upper bound exceeds epsilon."""
+    reference_diverged: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement(Generic[S]):
+    status: Literal["transfers", "does not transfer", "undecided"]
+    sizes: tuple[SizeJudgement[S], ...]
+    cells: tuple[Cell[S], ...]
+    level: float
+    epsilon: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """Seed-by-seed differences of one cell, before any bound."""
+
+    values: tuple[float, ...]
+    num_diverged: int
+    in_basin: bool
+
+    @property
+    def df(self) -> int:
+        return max(len(self.values) - 1, 0)
+
+    @property
+    def variance(self) -> float:
+        return float(np.var(self.values, ddof=1)) if self.df else 0.0
+
+
+def judge(
+    cells: Mapping[tuple[float, S], Mapping[int, float]],
+    reference: S,
+    epsilon: float,
+    *,
+    level: float = 0.05,
+    noise: Noise | None = None,
+) -> Judgement[S]:
+    """Judge whether `reference` is within `epsilon` of every comparator at every size.
+
+    Args:
+        cells: Loss per seed for each (size, comparator), NaN for a diverged
+            run. The reference must be there at every size.
+        reference: The transferred setting.
+        epsilon: Loss difference that matters, in the loss's units; positive.
+        level: Chance of a wrong "transfers", and of a wrong "does not
+            transfer". Halve it at each further look at a grown table.
+        noise: Variance of one run, used where no cell has two paired seeds.
+
+    Raises:
+        ValueError: epsilon or level out of range, or the reference is missing.
+    """
+    if not (epsilon > 0 and math.isfinite(epsilon)):
+        raise ValueError(f"epsilon must be a positive loss difference, got {epsilon}")
+    if not 0 < level < 0.5:
+        raise ValueError(f"level must be in (0, 0.5), got {level}")
+    sizes = sorted({size for size, _ in cells})
+    missing = [size for size in sizes if not cells.get((size, reference))]
+    if missing or not sizes:
+        raise ValueError(f"the reference {reference!r} has no run at sizes {missing or 'any'}")
+
+    pairs = {
+        key: pair
+        for size in sizes
+        for key, pair in _pairs_at(cells, size, reference, epsilon).items()
+    }
+    bounds = _Bounds(pairs, level, epsilon, noise)
+    judged = tuple(bounds.cell(size, s) for size, s in pairs)
+    per_size = tuple(_judge_size(cells, judged, size, reference, epsilon) for size in sizes)
+    return Judgement(_status(per_size, epsilon), per_size, judged, level, epsilon)
+
+
+def _pairs_at(
+    cells: Mapping[tuple[float, S], Mapping[int, float]], size: float, reference: S, epsilon: float
+) -> dict[tuple[float, S], _Pair]:
+    ours = {s: losses for (w, s), losses in cells.items() if w == size}
+    means = {s: float(np.mean(list(losses.values()))) for s, losses in ours.items()}
+    finite = [m for m in means.values() if math.isfinite(m)]
+    edge = min(finite) + BASIN * epsilon if finite else -math.inf
+    base = ours[reference]
+    pairs = {}
+    for s, losses in ours.items():
+        if s == reference:
+            continue
+        values = tuple(base[r] - losses[r] for r in sorted(losses.keys() & base.keys()))
+        # A wild reference makes every difference wild, so both must be in the basin.
+        in_basin = means[s] <= edge and means[reference] <= edge
+        bad = sum(not math.isfinite(v) for v in losses.values())
+        pairs[size, s] = _Pair(values, bad, in_basin)
+    return pairs
+
+
+class _Bounds(Generic[S]):
+    """Turns differences into bounds; holds what the cells share."""
+
+    def __init__(
+        self,
+        pairs: Mapping[tuple[float, S], _Pair],
+        level: float,
+        epsilon: float,
+        noise: Noise | None,
+    ) -> None:
+        usable = {k: p for k, p in pairs.items() if p.values and not p.num_diverged}
+        usable = {k: p for k, p in usable.items() if all(map(math.isfinite, p.values))}
+        self.pairs, self.usable = pairs, usable
+        self.level, self.epsilon, self.noise = level, epsilon, noise
+        self.num_cells = max(len(usable), 1)
+        self.num_sizes = len({size for size, _ in pairs}) or 1
+        self.basin: dict[S, list[_Pair]] = {}
+        for (_, s), p in usable.items():
+            if p.in_basin and p.df:
+                self.basin.setdefault(s, []).append(p)
+
+    def cell(self, size: float, s: S) -> Cell[S]:
+        p = self.pairs[size, s]
+        if (size, s) not in self.usable:
+            # Without a seed in common nothing is known; a diverged cell is no comparator.
+            diverged = p.num_diverged > 0
+            top = -math.inf if diverged else math.inf
+            n = len(p.values)
+            return Cell(size, s, None, n, p.num_diverged, None, 0, -math.inf, top, False, diverged)
+        mean, n = float(np.mean(p.values)), len(p.values)
+        variance, df = self.variance(p, s)
+        # Worse than H0 "better by epsilon", and better than H0 "worse by epsilon at most".
+        far_worse = self.far([-v for v in p.values], -self.epsilon, _FAR_LEVEL)
+        # One test per size: the comparator's share of the noise is small beside the reference's.
+        # The reference's noise dominates such a size, so the sizes are what multiplies.
+        far_better = not p.in_basin and self.far(
+            p.values, self.epsilon, self.level / self.num_sizes
+        )
+        if df == 0:
+            low, high, se = -math.inf, math.inf, None
+        else:
+            se = math.sqrt(variance / n)
+            low = mean - t_quantile(df, 1 - self.level / self.num_cells) * se
+            high = mean + t_quantile(df, 1 - self.level) * se
+        if far_better:
+            low = max(low, BASIN * self.epsilon)
+        return Cell(size, s, mean, n, 0, se, df, low, high, far_worse, False)
+
+    def variance(self, p: _Pair, s: S) -> tuple[float, int]:
+        """Variance of a difference and its degrees of freedom; (0, 0) if unknown."""
+        if p.df and not p.in_basin:
+            return p.variance, p.df
+        peers = self.basin.get(s, [])
+        if not peers:
+            return self.last_resort()
+        dfs = [q.df for q in peers]
+        pooled = sum(q.df * q.variance for q in peers) / sum(dfs)
+        # The larger of two variances is less sure than their sum of degrees says; leaving out
+        # one size's keeps the bound honest: (W - 1)(n - 1) for W sizes with n seeds each.
+        return max(p.variance, pooled), (sum(dfs) - max(dfs) if len(dfs) > 1 else dfs[0])
+
+    def last_resort(self) -> tuple[float, int]:
+        """One seed here: the noise of the whole basin, or of the curves' smoothness."""
+        every = [q for peers in self.basin.values() for q in peers]
+        if every:
+            total = sum(q.df for q in every)
+            # Cells of one size share the reference's noise, so they count as one.
+            return sum(q.df * q.variance for q in every) / total, max(q.df for q in every)
+        if self.noise is not None and self.noise.df > 0:
+            return 2 * self.noise.variance, self.noise.df
+        return 0.0, 0
+
+    def far(self, excess: Sequence[float], mean: float, level: float) -> bool:
+        """Is one setting worse by > 10 epsilon with every seed, beyond doubt?
+
+        Wild losses have no useful variance (20 +- 12, 400 +- 100), but they
+        have a floor: no run beats a basin by more than its depth and noise. If
+        the excess had expectation `mean`, by Markov's inequality all n seeds
+        would reach the smallest excess seen with probability at most
+        ((mean + floor) / (smallest + floor)) ** n.
+        """
+        smallest = min(excess)
+        if smallest <= BASIN * self.epsilon:
+            return False
+        floor = BASIN * self.epsilon + _FLOOR_SDS * math.sqrt(self.last_resort()[0])
+        return ((mean + floor) / (smallest + floor)) ** len(excess) <= level
+
+
+def _judge_size(
+    cells: Mapping[tuple[float, S], Mapping[int, float]],
+    judged: tuple[Cell[S], ...],
+    size: float,
+    reference: S,
+    epsilon: float,
+) -> SizeJudgement[S]:
+    base = list(cells[size, reference].values())
+    if not all(map(math.isfinite, base)):
+        return SizeJudgement(size, None, None, None, None, (), True)
+    ours = [c for c in judged if c.size == size and not c.diverged]
+    means = [float(np.mean(list(cells[size, c.comparator].values()))) for c in ours]
+    regret = max(0.0, float(np.mean(base)) - min(means, default=math.inf))
+    live = [c for c in ours if not c.far_worse]
+    top = max(live, key=lambda c: c.upper, default=None)
+    low = max(ours, key=lambda c: (c.lower, c.difference or 0.0), default=None)
+    # Comparators that all diverged bracket the reference; none at all say nothing.
+    nothing = all(c.size != size for c in judged)
+    upper = math.inf if nothing else max(0.0, top.upper if top else 0.0)
+    lower = low.lower if low else -math.inf
+    binding = low if low and lower > epsilon else top
+    return SizeJudgement(
+        size,
+        regret,
+        lower if math.isfinite(lower) else None,
+        upper if math.isfinite(upper) else None,
+        binding.comparator if binding else None,
+        tuple(c.comparator for c in live if c.upper > epsilon),
+        False,
+    )
+
+
+def _status(
+    sizes: tuple[SizeJudgement[S], ...], epsilon: float
+) -> Literal["transfers", "does not transfer", "undecided"]:
+    if any(j.reference_diverged or (j.lower is not None and j.lower > epsilon) for j in sizes):
+        return "does not transfer"
+    if all(j.upper is not None and j.upper <= epsilon for j in sizes):
+        return "transfers"
+    return "undecided"
+
+
+def t_quantile(df: float, p: float) -> float:
+    """Quantile of Student's t; scipy.special is 50 times faster than scipy.stats here."""
+    return float(special.stdtrit(df, p))

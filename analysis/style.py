@@ -1,0 +1,115 @@
+"""What the figures share: axes in powers of two, colours, captions, files.
+
+Object-oriented matplotlib only (no pyplot): no global state, so figures can be
+drawn in any thread and without a display.
+"""
+
+import os
+import tempfile
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+Color = tuple[float, float, float, float] | str
+
+# Okabe and Ito's palette: told apart with any colour vision.
+GROUP_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+GROUP_MARKERS = ("o", "s", "D", "^", "v", "P")
+GREY = "0.35"
+_MOST_TICKS = 9
+
+
+def size_colors(sizes: Sequence[float]) -> dict[float, Color]:
+    """Sequential colours, dark to light with growing size; the palest part is left out."""
+    ordered = sorted(set(sizes))
+    shades = np.linspace(0.0, 0.85, max(len(ordered), 2))
+    cmap = matplotlib.colormaps["viridis"]
+    return {size: cmap(float(v)) for size, v in zip(ordered, shades, strict=False)}
+
+
+def clean(ax: Axes) -> None:
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(True, color="0.92", linewidth=0.8)
+    ax.set_axisbelow(True)
+    ax.tick_params(labelsize=9)
+
+
+def power_of_two_axis(ax: Axes, values: Sequence[float], *, axis: str = "x") -> None:
+    """Label an axis whose data are log2 values with powers of two."""
+    low, high = int(np.floor(min(values))), int(np.ceil(max(values)))
+    step = max(1, -(-(high - low + 1) // _MOST_TICKS))
+    target = ax.xaxis if axis == "x" else ax.yaxis
+    target.set_major_locator(FixedLocator(list(range(low, high + 1, step))))
+    target.set_major_formatter(FuncFormatter(lambda v, _: f"$2^{{{v:g}}}$"))
+
+
+def size_axis(ax: Axes, sizes: Sequence[float], name: str) -> None:
+    """A logarithmic axis with the table's own sizes as ticks."""
+    ordered = sorted(set(sizes))
+    ax.set_xscale("log", base=2)
+    ax.xaxis.set_major_locator(FixedLocator(ordered))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+    ax.set_xlim(ordered[0] / 1.25, ordered[-1] * 1.25)
+    ax.set_xlabel(name)
+
+
+def new_figure(num_columns: int, *, column_width: float = 4.6, height: float = 4.2) -> Figure:
+    return Figure(figsize=(column_width * num_columns + 0.6, height), layout="constrained", dpi=150)
+
+
+def caption(fig: Figure, text: str, *, width: float = 16.0) -> None:
+    """Small print at the foot; constrained layout keeps room for it."""
+    if text:
+        per_line = int(width * fig.get_figwidth())
+        fig.supxlabel(_wrap(text, per_line), fontsize=8, color=GREY, x=0.01, ha="left")
+
+
+def _wrap(text: str, per_line: int) -> str:
+    lines = [line for part in text.splitlines() for line in textwrap.wrap(part, per_line)]
+    return "\n".join(lines)
+
+
+def save(
+    fig: Figure, path_without_suffix: str | Path, formats: Sequence[str] = ("png", "svg")
+) -> list[Path]:
+    """Write a figure, byte for byte the same for the same data.
+
+    A reader sees the old file or the new one, never half of one.
+
+    Args:
+        fig: The figure.
+        path_without_suffix: "out/curves" becomes out/curves.png and so on.
+        formats: Of "png", "svg", "pdf".
+
+    Raises:
+        ValueError: unknown format.
+    """
+    base = Path(path_without_suffix)
+    # The date would change the bytes; png carries none.
+    dateless = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    unknown = [f for f in formats if f not in dateless]
+    if unknown:
+        raise ValueError(f"formats must be of {tuple(dateless)}, got {unknown[0]!r}")
+    base.parent.mkdir(parents=True, exist_ok=True)
+    written = []
+    for kind in formats:
+        path = base.with_name(f"{base.name}.{kind}")
+        handle, temporary = tempfile.mkstemp(dir=base.parent, prefix=f".{base.name}.")
+        try:
+            with os.fdopen(handle, "wb") as out:
+                with matplotlib.rc_context({"svg.hashsalt": "lmo-transfer"}):
+                    fig.savefig(out, format=kind, metadata=dateless[kind])
+            os.chmod(temporary, 0o644)  # mkstemp's files are private to their writer
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        written.append(path)
+    return written

@@ -1,0 +1,154 @@
+"""Plain English for verdicts: the one-sentence reason, and numbers as people write them."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from analysis.curves import Curve, Drift
+from analysis.rule import Judgement, SizeJudgement
+
+Point = tuple[float, ...]
+"""A comparator's values, in the order of the verdict's columns."""
+
+
+def number(value: float) -> str:
+    """Write powers of two below 1 as 2^-k, other numbers with four digits."""
+    if 0 < value < 1:
+        exponent = math.log2(value)
+        if abs(exponent - round(exponent)) < 1e-9:
+            return f"2^{round(exponent)}"
+    return f"{value:.4g}"
+
+
+def setting(values: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {number(v)}" for name, v in values.items())
+
+
+def reason(
+    judgement: Judgement[Point],
+    columns: Sequence[str],
+    transferred: Point,
+    size_name: str,
+    metric: str,
+    num_seeds: int,
+) -> str:
+    """Say why the bounds lead to the judgement's status."""
+    who = _home(columns, transferred)
+    sizes, eps = judgement.sizes, judgement.epsilon
+    seeds = f"{num_seeds} seed" + ("s" if num_seeds != 1 else "")
+    if judgement.status == "transfers":
+        worst = max(sizes, key=lambda j: j.upper or 0.0)
+        return (
+            f"{who} is within {eps:.3g} {metric} of the best setting at every {size_name} from "
+            f"{sizes[0].size:g} to {sizes[-1].size:g} (largest upper bound {worst.upper:.2g}, at "
+            f"{size_name} {worst.size:g}; {seeds})."
+        )
+    if judgement.status == "does not transfer":
+        return _not(judgement, columns, transferred, size_name, metric, seeds)
+    return _undecided(judgement, columns, transferred, size_name, metric, seeds)
+
+
+def _home(columns: Sequence[str], transferred: Point) -> str:
+    """Name the transferred setting; of several columns the reader sees the values elsewhere."""
+    if len(columns) > 1:
+        return "the transferred setting"
+    return setting(dict(zip(columns, transferred, strict=True)))
+
+
+def _not(
+    judgement: Judgement[Point],
+    columns: Sequence[str],
+    transferred: Point,
+    size_name: str,
+    metric: str,
+    seeds: str,
+) -> str:
+    who = _home(columns, transferred)
+    gone = [f"{j.size:g}" for j in judgement.sizes if j.reference_diverged]
+    if gone:
+        return f"Training with {who} diverges at {size_name} {', '.join(gone)}."
+    bad = [j for j in judgement.sizes if j.lower is not None and j.lower > judgement.epsilon]
+    worst = max(bad, key=lambda j: j.lower or 0.0)
+    text = (
+        f"At {size_name} {worst.size:g}, {who} loses {worst.regret:.2g} {metric} against the best "
+        f"setting, at least {worst.lower:.2g} with {_sure(judgement.level)} confidence ({seeds}; "
+        f"{judgement.epsilon:.3g} matters); clearest against {_better(worst, columns, transferred)}"
+    )
+    if bad[0].size == judgement.sizes[0].size:
+        text += f"; it is not the best at the smallest {size_name} either, so tune again there"
+    return text + "."
+
+
+def _undecided(
+    judgement: Judgement[Point],
+    columns: Sequence[str],
+    transferred: Point,
+    size_name: str,
+    metric: str,
+    seeds: str,
+) -> str:
+    who = _home(columns, transferred)
+    open_ = [j for j in judgement.sizes if j.upper is None or j.upper > judgement.epsilon]
+    unknown = [f"{j.size:g}" for j in open_ if j.upper is None]
+    if unknown:
+        return (
+            f"The runs at {size_name} {', '.join(unknown)} do not tell how noisy the comparison "
+            f"of {who} with the other settings is: more seeds are needed."
+        )
+    worst = max(open_, key=lambda j: j.upper or 0.0)
+    at = ", ".join(f"{j.size:g}" for j in open_)
+    return (
+        f"The noise leaves it open at {size_name} {at}: at {worst.size:g}, {who} may lose up to "
+        f"{worst.upper:.2g} {metric} against {_better(worst, columns, transferred)} ({seeds}; "
+        f"{judgement.epsilon:.3g} matters)."
+    )
+
+
+def _better(j: SizeJudgement[Point], columns: Sequence[str], transferred: Point) -> str:
+    """Name the comparator by the columns in which it differs."""
+    if j.binding is None:
+        return "another setting"
+    pairs = zip(columns, j.binding, transferred, strict=True)
+    return setting({name: value for name, value, home in pairs if value != home})
+
+
+def _sure(level: float) -> str:
+    return f"{100 * (1 - level):g} %"
+
+
+def one_size(size_name: str) -> str:
+    return f"The table holds one {size_name} only: transfer needs at least two."
+
+
+def not_tuned(curve: Curve, hyperparameter: str, size_name: str) -> str:
+    side = "smaller" if curve.censored == "below" else "larger"
+    return (
+        f"Not tuned: at the smallest {size_name}, {curve.size:g}, the best {hyperparameter} "
+        f"{number(curve.best_x)} is the grid's edge, so {side} values may be better still."
+    )
+
+
+def at_edge(edges: Sequence[Curve], hyperparameter: str, size_name: str, bounded: bool) -> str:
+    """`bounded`: apart from the edge, the bounds would say that it transfers."""
+    where = "; ".join(
+        f"{'smallest' if c.censored == 'below' else 'largest'} grid value "
+        f"{number(c.best_x)} at {size_name} {c.size:g}"
+        for c in edges
+    )
+    rest = "" if bounded else ", and the noise leaves other sizes open"
+    return (
+        f"The best {hyperparameter} lies on the grid's edge ({where}), so a better one may lie "
+        f"outside{rest}."
+    )
+
+
+def plain_drift(drift: Drift | None, hyperparameter: str, size_name: str) -> str:
+    """Words for an undecided verdict whose optimum moves all the same."""
+    if drift is None or not drift.excludes_zero:
+        return ""
+    return (
+        f" All the same the best {hyperparameter} drifts plainly, by a factor of "
+        f"{2**drift.slope:.2f} per doubling of {size_name} (95 % interval {2**drift.low:.2f} to "
+        f"{2**drift.high:.2f})."
+        if drift.low is not None and drift.high is not None
+        else ""
+    )

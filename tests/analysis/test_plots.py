@@ -1,0 +1,156 @@
+"""Figures: what is drawn, where the axes end, and that files are reproducible."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from analysis.curves import build_curves
+from analysis.load import tidy
+from analysis.plots import Panel, plot_curves, plot_scaling
+from analysis.radii import plot_radii
+from analysis.style import save
+from analysis.claims import radii_verdict, verdict
+
+EPSILON = 0.005
+
+
+def _sweep(optima: Sequence[float], name: str) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    return pd.DataFrame(
+        {
+            "optimizer": name,
+            "width": 32 * 2**i,
+            "stepsize": 2.0**g,
+            "seed": r,
+            "status": "done",
+            "depth": 3,
+            "radius_hidden": 1.0,
+            "val_loss": 0.6 - 0.01 * i + 0.01 * (g - o) ** 2 + 0.001 * rng.standard_normal(),
+        }
+        for i, o in enumerate(optima)
+        for g in range(-7, 1)
+        for r in range(3)
+    )
+
+
+def _panel(df: pd.DataFrame, title: str = "Scion") -> Panel:
+    table = tidy(
+        df, x="stepsize", y="val_loss", size="width", seed="seed", group="optimizer",
+        status="status",
+    )  # fmt: skip
+    v = verdict(df, transferred=0.125, epsilon=EPSILON, group="optimizer", fixed=("depth",))
+    return Panel(title, build_curves(table, epsilon=EPSILON), v)
+
+
+def _xy(line: Line2D) -> tuple[list[float], list[float]]:
+    x, y = np.asarray(line.get_xydata(), dtype=float).T
+    return x.tolist(), y.tolist()
+
+
+@pytest.fixture(scope="module")
+def panels() -> list[Panel]:
+    still = _sweep((-3.0, -3.0, -3.0), "scion")
+    moving = _sweep((-3.0, -4.0, -5.0), "adamw")
+    moving.loc[moving["stepsize"] == 0.5, "val_loss"] = 400.0
+    moving.loc[moving["stepsize"] == 1.0, "val_loss"] = np.nan
+    return [_panel(still), _panel(moving, "AdamW")]
+
+
+def _texts(fig: Figure) -> str:
+    legend = [t.get_text() for entry in fig.legends for t in entry.get_texts()]
+    return "\n".join([*(ax.get_title() for ax in fig.axes), *legend, fig.get_supxlabel()])
+
+
+def test_curves_figure(panels: list[Panel]) -> None:
+    fig = plot_curves(panels)
+    left, right = fig.axes
+    assert left.get_ylim() == right.get_ylim()
+    low, high = left.get_ylim()
+    assert 0.57 < low < 0.58 and 0.61 < high < 0.75, "wild cells must not set the range"
+    text = _texts(fig)
+    assert "Scion: transfers" in text and "AdamW: does not transfer" in text
+    assert (
+        "drift \N{MINUS SIGN}0.99 log2 per doubling [\N{MINUS SIGN}1.10" in text
+        and "Fixed: depth 3" in text
+    )
+    assert "width 128" in text and "diverged" in text
+    dashed = [ln for ln in left.get_lines() if ln.get_linestyle() == "--"]
+    assert [_xy(ln)[0] for ln in dashed] == [[-3.0, -3.0]]
+    crosses = [ln for ln in right.get_lines() if ln.get_marker() == "x" and _xy(ln)[0]]
+    assert len(crosses) == 3 and all(_xy(c)[0] == [0.0] for c in crosses)
+    fig.draw_without_rendering()
+    assert left.get_xticklabels()[0].get_text() == "$2^{-7}$"
+
+
+def test_scaling_figure(panels: list[Panel]) -> None:
+    fig = plot_scaling(panels)
+    left, right = fig.axes
+    best = left.get_lines()[0]
+    assert _xy(best)[0] == [32, 64, 128]
+    assert _xy(best)[1] == [c.best_loss for c in panels[0].curves]
+    fits = [ln for ln in right.get_lines() if len(_xy(ln)[0]) == 2 and ln.get_alpha()]
+    slopes = [float(np.diff(_xy(ln)[1])[0]) / 2 for ln in fits]
+    assert slopes == pytest.approx([0.0, -1.0], abs=0.1)
+    assert "Scion" in _texts(fig) and "AdamW" in _texts(fig)
+
+
+def test_radii_figure() -> None:
+    main = _sweep((-3.0, -3.0), "scion")
+    parts = [
+        main[main["stepsize"] == 0.125].assign(
+            radius_hidden=r, val_loss=lambda d: d.val_loss + 0.01
+        )
+        for r in (0.5, 2.0)
+    ]
+    star = pd.concat(parts, ignore_index=True)
+    star.loc[(star["radius_hidden"] == 2.0) & (star["width"] == 64), "val_loss"] = np.nan
+    v = radii_verdict(
+        main, star, transferred=0.125, epsilon=EPSILON, comparators=("radius_hidden",)
+    )
+    fig = plot_radii(v)
+    (ax,) = fig.axes
+    assert [t.get_text().split("\n")[0] for t in ax.get_xticklabels()] == ["0.5", "2"]
+    points = [ln for ln in ax.get_lines() if ln.get_marker() == "o"]
+    assert [_xy(ln)[1][0] for ln in points] == pytest.approx([0.01] * 3)
+    assert len([ln for ln in ax.get_lines() if ln.get_marker() == "x"]) == 1
+    assert "diverged" in _texts(fig)
+
+
+def test_radii_without_a_star_cannot_be_drawn() -> None:
+    main = _sweep((-3.0, -3.0), "scion")
+    v = radii_verdict(
+        main, None, transferred=0.125, epsilon=EPSILON, comparators=("radius_hidden",)
+    )
+    with pytest.raises(ValueError, match="compares no radii"):
+        plot_radii(v)
+
+
+def test_hard_inputs_draw() -> None:
+    df = _sweep((-9.0, 2.0, -3.0), "scion")
+    df.loc[df["width"] == 128, "val_loss"] = np.inf
+    table = tidy(df, x="stepsize", y="val_loss", size="width", seed="seed")
+    panel = Panel("edges", build_curves(table, epsilon=EPSILON))
+    for fig in (plot_curves([panel]), plot_scaling([panel])):
+        fig.draw_without_rendering()
+    with pytest.raises(ValueError, match="at least one panel"):
+        plot_curves([])
+
+
+def test_files_are_reproducible_and_complete(panels: list[Panel], tmp_path: Path) -> None:
+    before = dict(matplotlib.rcParams)
+    first = save(plot_curves(panels), tmp_path / "a" / "curves.v1")
+    second = save(plot_curves(panels), tmp_path / "b" / "curves.v1")
+    assert [p.name for p in first] == ["curves.v1.png", "curves.v1.svg"]
+    for one, two in zip(first, second, strict=True):
+        assert one.read_bytes() == two.read_bytes() and one.stat().st_size > 1000
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == [p.name for p in first]
+    assert dict(matplotlib.rcParams) == before
+    with pytest.raises(ValueError, match="formats must be of"):
+        save(plot_curves(panels), tmp_path / "c", formats=("gif",))
+    assert not list(tmp_path.glob("*.gif"))

@@ -1,0 +1,160 @@
+"""The rule by hand on small cells, and its error rates on simulated sweeps."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from analysis.rule import Noise, judge
+
+EPSILON = 0.005
+SIGMA = 0.3 * EPSILON
+NUM_SWEEPS = 400
+# 5 % and three standard errors of a share of 400.
+MOST_WRONG = 0.05 + 3 * math.sqrt(0.05 * 0.95 / NUM_SWEEPS)
+
+Cells = dict[tuple[float, float], dict[int, float]]
+
+
+def test_bounds_by_hand() -> None:
+    """Two sizes, three seeds: nu = (2 - 1)(3 - 1) = 2, v the larger of own and mean."""
+    d1, d2 = np.array([0.001, 0.002, 0.006]), np.array([0.0, 0.001, 0.002])
+    cells: dict[tuple[float, str], dict[int, float]] = {}
+    for size, d in ((1.0, d1), (2.0, d2)):
+        base = np.array([0.5, 0.6, 0.7])
+        cells[size, "home"] = dict(enumerate(base))
+        cells[size, "away"] = dict(enumerate(base - d))
+    result = judge(cells, "home", EPSILON)
+    pooled = (d1.var(ddof=1) + d2.var(ddof=1)) / 2
+    for j, d in zip(result.sizes, (d1, d2), strict=True):
+        se = math.sqrt(max(pooled, d.var(ddof=1)) / 3)
+        assert j.upper == pytest.approx(d.mean() + stats.t.ppf(0.95, 2) * se)
+        assert j.lower == pytest.approx(d.mean() - stats.t.ppf(1 - 0.05 / 2, 2) * se)
+        assert j.regret == pytest.approx(d.mean()) and j.binding == "away"
+
+
+def test_any_hashable_and_halved_level() -> None:
+    cells = {(1.0, ("a", 1)): {0: 1.0, 1: 1.1}, (1.0, ("b", 2)): {0: 1.0, 1: 1.104}}
+    wide = judge(cells, ("a", 1), EPSILON, level=0.025).sizes[0].upper
+    narrow = judge(cells, ("a", 1), EPSILON).sizes[0].upper
+    assert wide is not None and narrow is not None and wide > narrow
+
+
+def test_nothing_to_compare_is_undecided() -> None:
+    assert judge({(1.0, "a"): {0: 1.0, 1: 1.0}}, "a", EPSILON).status == "undecided"
+
+
+def test_diverged_comparators_bracket() -> None:
+    cells = {(1.0, "a"): {0: 1.0, 1: 1.0}, (1.0, "b"): {0: math.nan, 1: 0.1}}
+    assert judge(cells, "a", EPSILON).status == "transfers"
+
+
+def test_one_seed_uses_the_given_noise() -> None:
+    cells = {(1.0, "a"): {0: 1.0}, (1.0, "b"): {0: 1.001}}
+    (known,) = judge(cells, "a", EPSILON, noise=Noise(1e-6, 8)).sizes
+    assert known.upper == pytest.approx(-0.001 + stats.t.ppf(0.95, 8) * math.sqrt(2e-6))
+    (unknown,) = judge(cells, "a", EPSILON).sizes
+    assert unknown.upper is None
+
+
+def test_missing_reference_is_named() -> None:
+    with pytest.raises(ValueError, match=r"'a' has no run at sizes \[2\.0\]"):
+        judge({(1.0, "a"): {0: 1.0}, (2.0, "b"): {0: 1.0}}, "a", EPSILON)
+
+
+def simulate(
+    rng: np.random.Generator,
+    optima: tuple[float, ...],
+    *,
+    seeds: int = 3,
+    curvature: float = 0.01,
+    growth: float = 0.0,
+    cliff: bool = False,
+) -> Cells:
+    """A sweep over log2 stepsizes -7..0; noise grows by 2^growth a cell, seeds share effects."""
+    grid = np.arange(-7.0, 1.0)
+    cells: Cells = {}
+    for i, optimum in enumerate(optima):
+        sd = SIGMA * 2.0 ** (growth * (grid + 3))
+        shape = (seeds, grid.size)
+        losses = 0.58 + curvature * (grid - optimum) ** 2 + sd * rng.standard_normal(shape)
+        losses += 2 * SIGMA * rng.standard_normal((seeds, 1))
+        if cliff:
+            wild = np.exp((1.0, 3.0, 6.0, 2.0)[i] + rng.standard_normal((seeds, 2)))
+            losses[:, -2:] += wild
+        for g, column in zip(grid, losses.T, strict=True):
+            cells[2.0**i, float(g)] = dict(enumerate(column.tolist()))
+    return cells
+
+
+def share(status: str, regret: float, **kwargs: float | bool) -> float:
+    """Share of sweeps judged `status`; at the last of four sizes the regret at -3 is `regret`."""
+    rng = np.random.default_rng(0)
+    curvature = float(kwargs.get("curvature", 0.01))
+    # With the best grid point at -4: loss(-3) - loss(-4) = curvature * (-7 - 2 * optimum).
+    last = -(regret * EPSILON / curvature + 7) / 2 if regret else -3.0
+    hits = 0
+    for _ in range(NUM_SWEEPS):
+        cells = simulate(rng, (-3.0, -3.0, -3.0, last), **kwargs)  # type: ignore[arg-type]
+        hits += judge(cells, -3.0, EPSILON).status == status
+    return hits / NUM_SWEEPS
+
+
+CASES = [
+    {},
+    {"seeds": 2},
+    {"cliff": True},
+    {"growth": 0.3},
+    {"curvature": 0.03, "cliff": True},
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_regret_above_epsilon_rarely_transfers(case: dict[str, float | bool]) -> None:
+    assert share("transfers", 1.01, **case) <= MOST_WRONG
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_regret_below_epsilon_is_rarely_refused(case: dict[str, float | bool]) -> None:
+    assert share("does not transfer", 0.99, **case) <= MOST_WRONG
+
+
+@pytest.mark.parametrize("case", [{}, {"cliff": True}, {"curvature": 0.004}], ids=str)
+def test_power(case: dict[str, float | bool]) -> None:
+    assert share("transfers", 0.0, **case) >= 0.9
+    assert share("does not transfer", 4.0, **case) >= 0.9
+
+
+def _lopsided(reference: list[float], comparator: list[float]) -> Cells:
+    """Size 1 is calm; at size 2 one of the two cells has the given losses."""
+    calm = {0: 0.6, 1: 0.6005, 2: 0.601}
+    return {
+        (1.0, 0.0): calm,
+        (1.0, 1.0): {0: 0.6008, 1: 0.601, 2: 0.6016},
+        (2.0, 0.0): dict(enumerate(reference)),
+        (2.0, 1.0): dict(enumerate(comparator)),
+    }
+
+
+CALM = [0.6, 0.6005, 0.601]
+
+
+def test_wild_comparator_blocks_only_if_some_seed_is_near() -> None:
+    assert judge(_lopsided(CALM, [0.9, 5.0, 400.0]), 0.0, EPSILON).status == "transfers"
+    assert judge(_lopsided(CALM, [0.62, 5.0, 400.0]), 0.0, EPSILON).status == "undecided"
+
+
+def test_wild_reference_fails_only_beyond_doubt() -> None:
+    """Markov's bound by hand: 2 * ((epsilon + floor) / (least excess + floor)) ** 3 <= 0.05."""
+    floor = 10 * EPSILON  # the basin's noise is 0.0002 and adds little
+    least = (EPSILON + floor) / (0.05 / 2) ** (1 / 3) - floor
+    for factor, status in ((1.1, "does not transfer"), (0.9, "undecided")):
+        losses = [0.6 + factor * least, 5.0, 400.0]
+        assert judge(_lopsided(losses, CALM), 0.0, EPSILON).status == status
+
+
+def test_basin_does_not_pool_with_wild_cells() -> None:
+    wild = judge(_lopsided(CALM, [0.9, 5.0, 400.0]), 0.0, EPSILON)
+    alone = judge({k: v for k, v in _lopsided(CALM, CALM).items() if k[0] == 1}, 0.0, EPSILON)
+    assert wild.sizes[0].upper == alone.sizes[0].upper
