@@ -1,0 +1,1 @@
+"""lmo-transfer: the command line, which brings sweeps, analysis and transfer together."""

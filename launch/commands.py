@@ -1,0 +1,176 @@
+"""The commands with their help: what each does, an example, and its own options."""
+
+import argparse
+import sys
+import textwrap
+from dataclasses import dataclass
+from typing import NoReturn
+
+PROG = "lmo-transfer"
+DEFAULT_PRESET = "digits-mlp"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Command:
+    """One subcommand."""
+
+    help: str
+    """One line for the overview."""
+    text: str
+    """What it does, for its own help."""
+    example: str
+    source: bool = True
+    """Whether its first argument names an experiment: a preset, a TOML file or a study."""
+    fields: bool = True
+    """Whether --section.field VALUE may replace fields of the experiment."""
+
+
+COMMANDS: dict[str, Command] = {
+    "run": Command(
+        help="the whole loop: tune, sweep, verdict, figures, recipe, check",
+        text="Walk the whole loop. What the study's run table already has is not trained again.",
+        example="lmo-transfer run digits-mlp --sweep.widths 64 128 256 --study studies/mine",
+    ),
+    "tune": Command(
+        help="tune every arm at the smallest width",
+        text="Tune every arm at the smallest width and print the best setting.",
+        example="lmo-transfer tune digits-mlp --tune.trials 64",
+    ),
+    "sweep": Command(
+        help="tune if needed, then sweep stepsizes and radii over widths",
+        text="Tune if that is not done, then train the grid of stepsizes over widths and the star "
+        "of radii; write the results table.",
+        example="lmo-transfer sweep studies/digits-mlp",
+    ),
+    "verdict": Command(
+        help="judge a finished sweep",
+        text="Judge a finished sweep: does the tuned setting transfer? Trains nothing. Exit code "
+        "0; with --exit-code 0 if the first arm transfers, 3 if not, 4 if undecided.",
+        example="lmo-transfer verdict studies/digits-mlp",
+        fields=False,
+    ),
+    "plot": Command(
+        help="draw the figures of a finished sweep",
+        text="Draw loss against stepsize, scaling with width, and the star of radii, as PNG and "
+        "SVG. Trains nothing.",
+        example="lmo-transfer plot studies/digits-mlp",
+        fields=False,
+    ),
+    "export": Command(
+        help="write the recipe of a finished sweep",
+        text="Write the tuned norms, radii and stepsize with their verdict as a recipe.",
+        example="lmo-transfer export studies/digits-mlp --arm scion",
+        fields=False,
+    ),
+    "train": Command(
+        help="train one model with a recipe",
+        text="Train with a recipe at any width. Other fields of the run can be replaced too, for "
+        "example --steps 120; the verdict does not cover them.",
+        example="lmo-transfer train --recipe studies/digits-mlp/results/recipe.json --width 1024",
+        source=False,
+    ),
+    "resume": Command(
+        help="go on with an interrupted study",
+        text="Go on with the study in a folder, as `run` on that folder does.",
+        example="lmo-transfer resume studies/digits-mlp --retry-failed",
+    ),
+    "list": Command(
+        help="list the studies in studies/",
+        text="List the studies below a folder with their number of runs and their results.",
+        example="lmo-transfer list --root studies",
+        source=False,
+        fields=False,
+    ),
+    "presets": Command(
+        help="list the presets",
+        text="List the experiments that come with the package.",
+        example="lmo-transfer presets",
+        source=False,
+        fields=False,
+    ),
+    "show": Command(
+        help="print an experiment in full",
+        text="Print an experiment as TOML, to be changed and given to `run`. With --fields, "
+        "explain every field instead.",
+        example="lmo-transfer show digits-mlp > mine.toml",
+    ),
+}
+
+_SOURCE_HELP = "EXPERIMENT is a preset, a TOML file or a study folder (default: digits-mlp)."
+_FIELDS_HELP = "Any field can be replaced: --sweep.seeds 1 2 (`show --fields` explains them)."
+
+
+class UsageError(ValueError):
+    """The command line cannot be understood; the message is one line."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+
+def overview() -> str:
+    """Return the text of `lmo-transfer --help`."""
+    rows = "\n".join(f"  {name:<9}{command.help}" for name, command in COMMANDS.items())
+    return (
+        f"usage: {PROG} COMMAND [EXPERIMENT] [options]\n\n"
+        "Find out whether hyperparameters tuned on a small model may be used on a large one.\n\n"
+        f"{rows}\n\n"
+        "EXPERIMENT: a preset, a TOML file or a study folder.\n"
+        f"Example: {PROG} run {DEFAULT_PRESET}\n"
+        f"Each command explains itself: {PROG} run --help"
+    )
+
+
+def parser(name: str) -> argparse.ArgumentParser:
+    """Return the parser of a command's own options; fields are left over for tyro."""
+    command = COMMANDS[name]
+    notes = [command.text]
+    notes += [_SOURCE_HELP] if command.source else []
+    notes += [_FIELDS_HELP] if command.fields and command.source else []
+    made = _Parser(
+        prog=f"{PROG} {name}",
+        usage=f"{PROG} {name}{' [EXPERIMENT]' if command.source else ''} [options]"
+        + (" [--section.field VALUE ...]" if command.fields and command.source else ""),
+        description="\n\n".join(textwrap.fill(note, 79) for note in notes),
+        epilog=f"Example: {command.example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    _add_options(made, name)
+    return made
+
+
+def _add_options(made: argparse.ArgumentParser, name: str) -> None:
+    if COMMANDS[name].source and name != "show":
+        made.add_argument("--study", metavar="DIR", help="study folder (studies/<name>)")
+    if name in ("run", "tune", "sweep", "resume", "train"):
+        made.add_argument("--workers", type=int, metavar="N", help="processes (one a core)")
+    if name in ("run", "tune", "sweep", "resume"):
+        made.add_argument("--retry-failed", action="store_true", help="train failed runs again")
+    if name == "verdict":
+        made.add_argument("--exit-code", action="store_true", help="tell the verdict by exit code")
+        made.add_argument("--json", action="store_true", help="print the verdict as JSON")
+    if name == "export":
+        made.add_argument("--arm", metavar="NAME", help="arm to export (the first with radii)")
+        made.add_argument("--output", metavar="FILE", help="recipe file (results/recipe.json)")
+    if name == "train":
+        made.add_argument("--recipe", metavar="FILE", required=True, help="recipe to train with")
+        made.add_argument("--seeds", type=int, nargs="+", metavar="N", help="one run a seed")
+        made.add_argument("--study", metavar="DIR", help="folder for the run table (the recipe's)")
+    if name == "list":
+        made.add_argument("--root", metavar="DIR", default="studies", help="folder (studies)")
+    if name == "show":
+        made.add_argument("--fields", action="store_true", help="explain every field")
+
+
+def split_source(name: str, arguments: list[str]) -> tuple[str | None, list[str]]:
+    """Take the experiment off the front of a command's arguments, if the command has one."""
+    if COMMANDS[name].source and arguments and not arguments[0].startswith("-"):
+        return arguments[0], arguments[1:]
+    return None, arguments
+
+
+def print_error(text: str) -> None:
+    """Print one line to stderr."""
+    print(f"{PROG}: {' '.join(text.split())}", file=sys.stderr)

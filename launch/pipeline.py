@@ -1,0 +1,244 @@
+"""The stages after computing: tables, verdicts, figures and the recipe of one study."""
+
+import subprocess
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sweeps.plan import PlannedRun, round_to_grid
+from sweeps.progress import Reporter
+from sweeps.study import Study, write_json
+from sweeps.table import StoredRun
+from sweeps.tune import Tuned
+from transfer.config import ScionConfig
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from analysis import Verdict
+
+VERDICT_FILE = "verdict.json"
+
+
+class IncompleteError(RuntimeError):
+    """The study lacks runs that a stage needs."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finished:
+    """A study whose sweep is complete, ready to be judged."""
+
+    study: Study
+    tuned: dict[str, Tuned]
+    planned: list[PlannedRun]
+    rows: dict[str, StoredRun]
+    frame: "pd.DataFrame"
+
+    @property
+    def results(self) -> Path:
+        """Folder of everything that can be made again from the run table."""
+        return self.study.folder / "results"
+
+    def runs(self, arm: str, purpose: str) -> "pd.DataFrame":
+        """Return the rows of one arm and purpose."""
+        return self.frame[(self.frame["arm"] == arm) & (self.frame["purpose"] == purpose)]
+
+    def transferred(self, arm: str) -> float:
+        """Return the stepsize that the verdict is about."""
+        return round_to_grid(self.tuned[arm].optimizer.stepsize)
+
+    def num_failed(self) -> int:
+        """Count the runs that raised."""
+        return int((self.frame["status"] == "failed").sum())
+
+
+def finished(study: Study, *, need_check: bool = False) -> Finished:
+    """Read a study whose sweep is complete.
+
+    Raises:
+        IncompleteError: runs are missing; says how many and what to run.
+    """
+    from sweeps.frame import to_frame
+
+    try:
+        tuned = study.tune(None, Reporter())
+    except LookupError as error:
+        raise IncompleteError(
+            f"tuning is not complete ({error}): lmo-transfer sweep {study.folder}"
+        ) from None
+    planned = study.planned(tuned)
+    rows = study.table.read()
+    wanted = [r for r in planned if need_check or r.purpose != "check"]
+    missing = [r for r in wanted if r.config.run_id not in rows]
+    if missing:
+        raise IncompleteError(
+            f"{len(missing)} of {len(wanted)} runs are missing: lmo-transfer sweep {study.folder}"
+        )
+    everything = _tuning_runs(study, tuned) + planned
+    return Finished(
+        study=study,
+        tuned=tuned,
+        planned=planned,
+        rows=rows,
+        frame=to_frame(everything, rows),
+    )
+
+
+def _tuning_runs(study: Study, tuned: dict[str, Tuned]) -> list[PlannedRun]:
+    configs: dict[str, PlannedRun] = {}
+    for arm, result in tuned.items():
+        for config in result.tried:
+            configs[config.run_id] = PlannedRun(arm=arm, purpose="tune", config=config)
+    return list(configs.values())
+
+
+def write_tables(done: Finished) -> list[Path]:
+    """Write the tidy table and the tuned settings."""
+    from sweeps.frame import write_tables as write
+
+    summary = {
+        arm: {
+            "settings": tuned.settings,
+            "val_loss": tuned.value,
+            "method": tuned.method,
+            "num_trials": tuned.num_trials,
+            "on_edge": list(tuned.on_edge),
+            "run_ids": list(tuned.run_ids),
+        }
+        for arm, tuned in done.tuned.items()
+    }
+    return [*write(done.frame, done.results), write_json(done.results / "tuned.json", summary)]
+
+
+# --- verdict ---------------------------------------------------------------------------------
+
+
+def judge(done: Finished) -> dict[str, dict[str, "Verdict"]]:
+    """Judge every arm: the transferred stepsize, and its radii where a star was swept."""
+    from analysis import radii_verdict, verdict
+
+    settings = done.study.experiment.verdict
+    verdicts: dict[str, dict[str, Verdict]] = {}
+    for arm in done.tuned:
+        main, star = done.runs(arm, "sweep"), done.runs(arm, "radii")
+        common: dict[str, Any] = {
+            "transferred": done.transferred(arm),
+            "epsilon": settings.epsilon,
+            "level": settings.level,
+            "group": "arm",
+        }
+        fixed = fixed_axes(done, arm)
+        verdicts[arm] = {"stepsize": verdict(main, fixed=fixed, **common)}
+        if isinstance(done.tuned[arm].optimizer, ScionConfig):
+            radii = [c for c in star.columns if c.startswith("radius_") and star[c].notna().all()]
+            varied = {f"radius_{role}" for role in done.study.experiment.arms[arm].star}
+            rest = {axis: value for axis, value in fixed.items() if axis not in varied}
+            verdicts[arm]["radii"] = radii_verdict(
+                main, star, comparators=radii, fixed=rest, **common
+            )
+    return verdicts
+
+
+def fixed_axes(done: Finished, arm: str) -> dict[str, Any]:
+    """Return what the verdict holds fixed."""
+    train, optimizer = done.study.experiment.train, done.tuned[arm].optimizer
+    axes: dict[str, Any] = {
+        "data": done.study.experiment.data.name,
+        "family": done.study.experiment.model.family,
+        "depth": train.depth,
+        "steps": train.steps,
+        "batch_size": train.batch_size,
+        "schedule": train.schedule.name,
+        "label_smoothing": train.label_smoothing,
+        "precision": train.precision,
+        "optimizer": optimizer.name,
+    }
+    if isinstance(optimizer, ScionConfig):
+        axes |= {"alpha": optimizer.alpha, "constrained": optimizer.constrained}
+        for role in done.study.experiment.model.roles(train.depth):
+            rule = optimizer.roles[role]
+            axes |= {f"norm_{role}": rule.norm, f"radius_{role}": rule.radius}
+    return axes
+
+
+def write_verdicts(done: Finished, verdicts: dict[str, dict[str, "Verdict"]]) -> Path:
+    """Write all verdicts of a study as one JSON file."""
+    return write_json(done.results / VERDICT_FILE, verdicts_to_dict(done, verdicts))
+
+
+def verdicts_to_dict(done: Finished, verdicts: dict[str, dict[str, "Verdict"]]) -> dict[str, Any]:
+    """Return all verdicts of a study as JSON-ready data."""
+    return {
+        "experiment": done.study.experiment.name,
+        "arms": {
+            arm: {claim: verdict.to_dict() for claim, verdict in claims.items()}
+            for arm, claims in verdicts.items()
+        },
+    }
+
+
+# --- recipe ----------------------------------------------------------------------------------
+
+
+def export_recipe(
+    done: Finished, verdicts: dict[str, dict[str, "Verdict"]], arm: str | None, path: Path
+) -> Path | None:
+    """Write the recipe of an arm, by default the first that has radii; None if none has.
+
+    Raises:
+        ValueError: the arm does not exist, or has no radii to hand over.
+    """
+    from transfer.config import unknown
+    from transfer.recipe import Recipe
+
+    if arm is None:
+        scion = (a for a, t in done.tuned.items() if isinstance(t.optimizer, ScionConfig))
+        arm = next(scion, None)
+        if arm is None:
+            return None
+    if arm not in done.tuned:
+        raise ValueError(unknown("arm", arm, done.tuned))
+    handed = [r for r in done.planned if r.arm == arm and r.purpose == "check"]
+    run = replace(handed[0].config, width=done.study.experiment.sweep.widths[0])
+    recipe = Recipe(
+        name=f"{done.study.experiment.name}/{arm}",
+        run=run,
+        verdict={claim: v.to_dict() for claim, v in verdicts[arm].items()},
+        provenance=_provenance(done, arm),
+    )
+    return recipe.save(path)
+
+
+def _provenance(done: Finished, arm: str) -> dict[str, Any]:
+    tuned, experiment = done.tuned[arm], done.study.experiment
+    swept = [r.config.run_id for r in done.planned if r.arm == arm and r.purpose == "sweep"]
+    return {
+        "tuned_width": experiment.sweep.widths[0],
+        "swept_widths": list(experiment.sweep.widths),
+        "tuning_seeds": list(experiment.tune.seeds),
+        "sweep_seeds": list(experiment.sweep.seeds),
+        "tuning_val_loss": tuned.value,
+        "tuning_method": tuned.method,
+        "tuning_num_trials": tuned.num_trials,
+        "tuning_run_ids": list(tuned.run_ids),
+        "sweep_run_ids": sorted(swept),
+        "versions": done.rows[swept[0]].versions,
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str | None:
+    """Return the commit of the source tree this runs from, if it is one."""
+    folder = Path(__file__).resolve().parent.parent
+    if not (folder / ".git").exists():
+        return None
+    try:
+        told = subprocess.run(
+            ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return told.stdout.strip() or None

@@ -1,0 +1,155 @@
+"""What the command line prints about results."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from sweeps.tune import Tuned
+
+if TYPE_CHECKING:
+    from analysis import Verdict
+    from launch.pipeline import Finished
+
+
+_MAX_NEXT = 3
+"""Suggested runs shown; all are in verdict.json."""
+
+
+def power_of_two(value: float | None) -> str:
+    """Write a positive number as a power of two, the exponent to a hundredth if it is not whole."""
+    import math
+
+    if value is None or value <= 0:
+        return "-"
+    return f"2^{round(math.log2(value), 2):g}"
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """Write a number, or a dash where there is none."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def print_tuned(console: Console, tuned: Mapping[str, Tuned]) -> None:
+    """Print the tuned settings of every arm."""
+    table = Table(title="tuned at the smallest width", title_justify="left")
+    for head, justify in (("arm", "left"), ("setting", "left"), ("loss", "right")):
+        table.add_column(head, justify=justify)  # type: ignore[arg-type]
+    table.add_column("how", justify="left")
+    for arm, result in tuned.items():
+        settings = ", ".join(
+            f"{'stepsize' if name == 'stepsize' else name + ' radius'} {power_of_two(value)}"
+            for name, value in sorted(result.settings.items(), key=lambda i: i[0] != "stepsize")
+        )
+        how = result.method if not result.num_trials else f"{result.method}, {result.num_trials}"
+        table.add_row(arm, settings or "as given", number(result.value), how)
+    console.print(table)
+    for arm, result in tuned.items():
+        for name in result.on_edge:
+            console.print(
+                f"note: {arm}: {name} is at an end of its search range: a wider "
+                f"arms.{arm}.search.{name} may hold a better one",
+                markup=False,
+            )
+
+
+def print_verdicts(console: Console, verdicts: Mapping[str, Mapping[str, "Verdict"]]) -> None:
+    """Print every arm's verdict: a table of sizes, then its sentences."""
+    for arm, claims in verdicts.items():
+        console.print()
+        console.print(_verdict_table(arm, claims["stepsize"]))
+        for claim, verdict in claims.items():
+            console.print(f"{claim}: {verdict.status}. {verdict.reason}", markup=False)
+            for note in verdict.notes:
+                console.print(f"  note: {note}", markup=False)
+            for run in verdict.next_runs[:_MAX_NEXT]:
+                moved = {k: v for k, v in run.comparator.items() if v != verdict.transferred[k]}
+                named = ", ".join(f"{k} {power_of_two(v)}" for k, v in moved.items())
+                setting = named or "the transferred setting"
+                console.print(
+                    f"  would decide it: {run.more_seeds} more seeds at {verdict.size_name} "
+                    f"{run.size:g}, {setting}",
+                    markup=False,
+                )
+            if len(verdict.next_runs) > _MAX_NEXT:
+                console.print(f"  and {len(verdict.next_runs) - _MAX_NEXT} more in verdict.json")
+        drift = claims["stepsize"].drift
+        if drift is not None:
+            console.print(f"drift of the optimum: {_drift(drift)}", markup=False)
+
+
+def _drift(drift: Any) -> str:
+    text = f"{drift.slope:+.2f} octaves per doubling"
+    if drift.low is None or drift.high is None:
+        return text
+    return f"{text} (95 % interval {drift.low:+.2f} … {drift.high:+.2f})"
+
+
+def _verdict_table(arm: str, verdict: "Verdict") -> Table:
+    stepsize = power_of_two(verdict.transferred["stepsize"])
+    table = Table(
+        title=f"{arm}, transferred stepsize {stepsize}, epsilon {verdict.epsilon:g}",
+        title_justify="left",
+    )
+    for head in (verdict.size_name, "best at", "best loss", "transferred", "regret", "at most"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for head in ("optimum (log2)", "interval"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for row in verdict.rows:
+        known = row.optimum_log2 is not None and row.censored is None
+        interval = known and row.optimum_low is not None
+        beyond = {"below": "≤ ", "above": "≥ ", None: ""}[row.censored]
+        table.add_row(
+            f"{row.size:g}",
+            power_of_two(row.best_x),
+            number(row.best_loss),
+            number(row.loss_at_transferred),
+            number(row.regret),
+            number(row.regret_upper),
+            number(row.optimum_log2, 2) if known else beyond + power_of_two(row.best_x)[2:],
+            f"{row.optimum_low:.2f} … {row.optimum_high:.2f}" if interval else "-",
+        )
+    return table
+
+
+def print_check(console: Console, done: "Finished") -> None:
+    """Print the losses at the width that was not swept, beside the swept ones."""
+    checks = done.frame[done.frame["purpose"] == "check"]
+    width = int(checks["width"].iloc[0])
+    table = Table(
+        title=f"the tuned setting at width {width}, which was not swept, beside the swept widths",
+        title_justify="left",
+    )
+    table.add_column("arm")
+    for swept in done.study.experiment.sweep.widths:
+        table.add_column(f"{swept}", justify="right")
+    table.add_column(f"{width} (new)", justify="right", style="bold")
+    for arm in done.tuned:
+        main = done.runs(arm, "sweep")
+        main = main[main["stepsize"] == done.transferred(arm)]
+        losses = [
+            _mean_loss(main[main["width"] == swept]) for swept in done.study.experiment.sweep.widths
+        ]
+        table.add_row(arm, *losses, _mean_loss(checks[checks["arm"] == arm]))
+    console.print()
+    console.print(table)
+
+
+def _mean_loss(runs: Any) -> str:
+    if len(runs) == 0 or (runs["status"] != "done").any():
+        return "diverged" if (runs["status"] == "diverged").any() else "failed"
+    return number(float(runs["val_loss"].mean()))
+
+
+def print_files(console: Console, files: Sequence[Path]) -> None:
+    """Name every file written."""
+    console.print("\nwritten:")
+    for path in files:
+        console.print(f"  {path}", markup=False)
+
+
+def print_next(console: Console, command: str) -> None:
+    """Say what to run next."""
+    console.print(f"\nnext: {command}", markup=False)

@@ -1,0 +1,95 @@
+"""`lmo-transfer train --recipe`: use a recipe at any width."""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from launch.commands import PROG, UsageError
+from launch.console import ConsoleReporter, make_console
+from launch.report import number, print_files
+from sweeps.runner import LocalRunner
+from sweeps.table import RunTable, StoredRun
+from transfer.config import RunConfig
+from transfer.recipe import Recipe
+
+
+def train_recipe(
+    options: argparse.Namespace, override: Callable[[Any, Any, list[str]], Any]
+) -> int:
+    """Train the recipe's run, with the fields that were replaced, once a seed."""
+    recipe = Recipe.load(options.recipe)
+    run: RunConfig = recipe.run
+    if options.fields_given:
+        run = override(RunConfig, run, options.fields_given)
+    seeds = options.seeds or [run.seed]
+    if len(set(seeds)) != len(seeds) or min(seeds) < 0:
+        raise UsageError(f"--seeds must be different numbers, each at least 0, got {seeds}")
+    configs = [replace(run, seed=seed) for seed in seeds]
+    console = make_console()
+    for change in changed_axes(recipe.run, run):
+        console.print(f"note: outside the verdict: {change}", markup=False)
+    folder = _folder(options)
+    table = RunTable(folder)
+    reporter = ConsoleReporter(console)
+    known = table.read()
+    missing = [c for c in configs if c.run_id not in known]
+    try:
+        with reporter, LocalRunner(options.workers) as runner:
+            title = f"train {recipe.name} at width {run.width}"
+            reporter.stage(title, len(configs), len(configs) - len(missing))
+            if missing:
+                runner.run(table, missing, reporter)
+    except KeyboardInterrupt:
+        console.print("\ninterrupted; the same command goes on from the last checkpoint")
+        return 130
+    rows = table.read()
+    return _report(console, recipe, [rows[c.run_id] for c in configs], folder)
+
+
+def _folder(options: argparse.Namespace) -> Path:
+    """By default the study that the recipe lies in, else the folder of the recipe."""
+    if options.study:
+        return Path(options.study)
+    parents = Path(options.recipe).resolve().parents
+    for parent in parents[:2]:
+        if (parent / "experiment.json").is_file():
+            return parent
+    return parents[0]
+
+
+def changed_axes(tuned: RunConfig, run: RunConfig) -> list[str]:
+    """Name what differs from the recipe's run, width and seed aside."""
+    before, after = asdict(tuned), asdict(run)
+    return [
+        f"{key} {before[key]} -> {after[key]}"
+        for key in before
+        if key not in ("width", "seed") and before[key] != after[key]
+    ]
+
+
+def _report(console: Any, recipe: Recipe, rows: list[StoredRun], folder: Path) -> int:
+    status = recipe.verdict.get("stepsize", {}).get("status", "none")
+    console.print(f"verdict in the recipe: {status}", markup=False)
+    for row in rows:
+        where = f"width {row.config['width']} seed {row.config['seed']}"
+        loss = f"validation loss {number(row.val_loss)}, accuracy {number(row.val_accuracy)}"
+        told = {"done": loss, "diverged": f"diverged at step {row.stopped_step}"}
+        console.print(
+            f"{where}: {told.get(row.status, f'failed: {row.error}')} ({row.wall_s:.1f} s)",
+            markup=False,
+        )
+    swept = _swept(recipe)
+    if swept:
+        console.print(f"at the swept sizes: {swept}", markup=False)
+    print_files(console, [folder / "records"])
+    console.print(f"\nnext: {PROG} train --recipe FILE --width N, or build it in Python: "
+                  "Recipe.load(FILE).build_optimizer(model)", markup=False)  # fmt: skip
+    return 5 if any(row.status == "failed" for row in rows) else 0
+
+
+def _swept(recipe: Recipe) -> str:
+    """The losses that the verdict saw at the swept sizes, for comparison."""
+    rows = recipe.verdict.get("stepsize", {}).get("rows", [])
+    return ", ".join(f"{row['size']:g}: {number(row['loss_at_transferred'])}" for row in rows)

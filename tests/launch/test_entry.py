@@ -1,0 +1,107 @@
+"""Start-up: the packages' names are generic, so the command checks whose they are."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lmo_transfer
+from tests.launch.conftest import SMALL, Command
+
+ROOT = Path(lmo_transfer.__file__).resolve().parent
+
+
+@pytest.mark.parametrize("name", ["transfer", "sweeps", "analysis", "launch"])
+def test_a_foreign_package_on_the_path_is_named_in_one_line(
+    name: str, command: Command, tmp_path: Path
+) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "__init__.py").write_text("")
+    done = command("presets", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert name in done.stderr and str(tmp_path / name) in done.stderr
+
+
+def test_a_package_overwritten_in_place_is_noticed(tmp_path: Path) -> None:
+    for name in ("transfer", "sweeps", "analysis", "launch"):
+        (tmp_path / name).mkdir()
+        shutil.copy(ROOT / name / "__init__.py", tmp_path / name)
+    shutil.copy(ROOT / "lmo_transfer.py", tmp_path)
+
+    def complaint() -> str:
+        code = "import lmo_transfer as m, pathlib as p; print(m.foreign_package(p.Path.cwd()))"
+        return subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+        ).stdout
+
+    assert complaint().strip() == "None"
+    (tmp_path / "analysis" / "__init__.py").write_text("'''Another analysis package.'''")
+    assert "was overwritten by another distribution" in complaint()
+
+
+def test_runs_from_a_folder_with_an_analysis_py_and_a_launch_folder(
+    command: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "analysis.py").write_text("raise SystemExit('the wrong analysis')")
+    (tmp_path / "launch").mkdir()
+    (tmp_path / "launch" / "__init__.py").write_text("raise SystemExit('the wrong launch')")
+    (tmp_path / "transfer.py").write_text("raise SystemExit('the wrong transfer')")
+    (tmp_path / "small.toml").write_text(SMALL)
+    done = command("run", "small.toml", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_constraints_pin_everything_and_nothing_local() -> None:
+    lines = (ROOT / "constraints.txt").read_text().split()
+    assert "torch==2.13.0" in lines
+    for line in lines:
+        assert re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", line), line
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = project["dependencies"] + project["optional-dependencies"]["dev"]
+    pinned = {line.split("==")[0].lower().replace("_", "-") for line in lines}
+    for requirement in wanted:
+        name = re.split(r"[<>=\[]", requirement)[0].lower()
+        assert name in pinned, f"{name} is not pinned"
+
+
+def test_the_wheel_works_in_another_environment(tmp_path: Path) -> None:
+    """Build it, install it outside the clone (its dependencies come from this environment)."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("transfer", "sweeps", "analysis", "launch"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("lmo_transfer.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    run = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", str(tmp_path), "."]
+    subprocess.run(run, cwd=source, check=True, capture_output=True, timeout=120)
+    wheel = next(tmp_path.glob("*.whl"))
+    shutil.rmtree(source)
+    room = tmp_path / "elsewhere"
+    subprocess.run([sys.executable, "-m", "venv", str(room / "venv")], check=True, timeout=120)
+    python = room / "venv" / "bin" / "python"
+    pip = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "-q", "--no-deps"]
+    subprocess.run([*pip, str(wheel)], check=True, timeout=120)
+    # A folder named in a .pth file is searched, but its own .pth files (our editable one) are not.
+    import sysconfig
+
+    site = next((room / "venv").glob("lib/python*/site-packages"))
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    where = subprocess.run(
+        [str(python), "-c", "import transfer; print(transfer.__file__)"],
+        cwd=room, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert str(site) in where.stdout
+    (room / "small.toml").write_text(SMALL)
+    for words in (["presets"], ["run", "small.toml"]):
+        done = subprocess.run(
+            [str(room / "venv" / "bin" / "lmo-transfer"), *words],
+            cwd=room, capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert (room / "studies" / "small" / "results" / "recipe.json").is_file()
