@@ -24,6 +24,8 @@ from transfer.config import (
 
 _STRICT = {"extra": "forbid", "strict": True}
 Log2Range = tuple[float, float]
+_MOST_OCTAVES = 60
+"""Farthest power of two searched; beyond lies what float32 cannot tell from 0 or infinity."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +44,13 @@ class TrainConfig:
     precision: Precision = "float32"
     """Number format of weights and arithmetic."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+
+    def __post_init__(self) -> None:
+        require(self.depth >= 2, "depth", "at least 2 (an input and an output layer)", self.depth)
+        require(self.steps >= 1, "steps", "at least 1", self.steps)
+        require(self.batch_size >= 1, "batch_size", "at least 1", self.batch_size)
+        smoothing = self.label_smoothing
+        require(0 <= smoothing < 1, "label_smoothing", "in [0, 1)", smoothing)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,6 +76,9 @@ class ArmConfig:
             require(low < high, f"search.{name}", "a range LOW HIGH with LOW < HIGH", (low, high))
             whole = float(low).is_integer() and float(high).is_integer()
             require(whole, f"search.{name}", "whole powers of two", (low, high))
+            within = -_MOST_OCTAVES <= low and high <= _MOST_OCTAVES
+            limits = f"between -{_MOST_OCTAVES} and {_MOST_OCTAVES}"
+            require(within, f"search.{name}", limits, (low, high))
         if getattr(self.optimizer, "constrained", False) and "stepsize" in self.search:
             top = self.search["stepsize"][1]
             require(top <= 0, "search.stepsize", "at most 2^0 when constrained", f"2^{top:g}")
@@ -75,6 +87,7 @@ class ArmConfig:
         for role, factors in self.star.items():
             if role not in roles:
                 raise ValueError(unknown("star", role, roles))
+            require(len(set(factors)) == len(factors), f"star.{role}", "different factors", factors)
             for value in factors:
                 require_positive(f"star.{role}", value)
                 require(value != 1, f"star.{role}", "factors other than 1", value)
@@ -164,9 +177,13 @@ class Experiment:
     verdict: VerdictConfig
 
     def __post_init__(self) -> None:
-        for what, name in [("name", self.name), *(("arms", arm) for arm in self.arms)]:
-            plain = name and all(c.isalnum() or c in "-_." for c in name) and name[0] not in ".-"
-            require(bool(plain), what, "made of letters, digits, '-', '_' and '.'", name)
+        for what, name, marks in [
+            ("name", self.name, "-_."),
+            *(("arms", a, "-_") for a in self.arms),
+        ]:
+            plain = name and name[0].isalnum() and all(c.isalnum() or c in marks for c in name)
+            wanted = f"letters, digits and {' '.join(marks)}, a letter or digit first"
+            require(bool(plain), what, wanted, name)
         require(len(self.arms) >= 1, "arms", "at least one", self.arms)
         self._require_roles()
         shared = sorted(set(self.tune.seeds) & set(self.sweep.seeds))
@@ -216,12 +233,13 @@ def _explain(problem: Any) -> str:
     """Put one pydantic error into the project's words."""
     loc = [part for part in problem["loc"]]
     # A discriminated union puts its tag into the path; a reader's file has no such level.
-    path = ".".join(str(p) for i, p in enumerate(loc) if not (i and loc[i - 1] == "optimizer"))
+    tag = 3 if loc[:1] == ["arms"] and loc[2:3] == ["optimizer"] else None
+    path = ".".join(str(part) for i, part in enumerate(loc) if i != tag) or "experiment"
     if problem["type"] == "unexpected_keyword_argument":
         return f"{path}: " + unknown("field", loc[-1], _names_at(Experiment, loc[:-1]))
     if problem["type"] == "value_error":
-        return f"{path}: {problem['ctx']['error']}" if path else str(problem["ctx"]["error"])
-    if problem["type"] == "missing_keyword_only_argument":
+        return f"{path}: {problem['ctx']['error']}" if loc else str(problem["ctx"]["error"])
+    if problem["type"] == "missing":
         return f"{path} is missing"
     got = f", got {problem['input']!r}" if not isinstance(problem["input"], dict) else ""
     return f"{path}: {problem['msg'][0].lower() + problem['msg'][1:]}{got}"

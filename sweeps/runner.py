@@ -4,13 +4,14 @@ The local one keeps worker processes of one thread each: results are then the sa
 runs beside them, and the cores are shared without oversubscription.
 """
 
+import contextlib
 import json
 import os
 import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any, Protocol
@@ -57,7 +58,7 @@ class LocalRunner:
 
     def __init__(self, workers: int | None = None) -> None:
         self.workers = workers or len(os.sched_getaffinity(0))
-        self._processes: dict[int, subprocess.Popen[str]] = {}
+        self._crew: list[_Worker] = []
         self._folder = ""
 
     def __enter__(self) -> "LocalRunner":
@@ -73,44 +74,30 @@ class LocalRunner:
 
     def close(self) -> None:
         """End the workers at once; what they had not published is computed again another time."""
-        processes = list(self._processes.values())
-        for process in processes:
-            process.kill()
-        for process in processes:
-            process.wait()
-            for stream in (process.stdin, process.stdout):
-                if stream is not None:
-                    stream.close()
-        self._processes = {}
+        crew, self._crew = self._crew, []
+        for worker in crew:
+            worker.close()
 
-    def run(
-        self,
-        table: RunTable,
-        configs: Sequence[RunConfig],
-        reporter: Reporter,
-    ) -> None:
+    def run(self, table: RunTable, configs: Sequence[RunConfig], reporter: Reporter) -> None:
         """Train the runs; see `Runner`.
 
         Raises:
             StorageError: a record could not be written.
+            RuntimeError: the workers cannot start, or the runner was closed meanwhile.
         """
         folder = str(table.folder.parent)
         if folder != self._folder:
             self.close()
             self._folder = folder
-        # The largest first: the end of the queue then fills the gaps.
-        ordered = sorted(configs, key=lambda c: (c.width, c.depth, c.steps), reverse=True)
-        size = max(1, min(_MAX_CHUNK, len(ordered) // (4 * self.workers)))
-        jobs: queue.SimpleQueue[list[RunConfig]] = queue.SimpleQueue()
-        for start in range(0, len(ordered), size):
-            jobs.put(ordered[start : start + size])
+        jobs, num_runs = _jobs(configs, self.workers)
         answers: _Answers = queue.SimpleQueue()
-        for index in range(min(self.workers, jobs.qsize())):
-            threading.Thread(
-                target=self._serve, args=(index, table, jobs, answers), daemon=True
-            ).start()
+        while len(self._crew) < min(self.workers, jobs.qsize()):
+            self._crew.append(_Worker(folder))
+        for worker in self._crew:
+            arguments = (worker, table, jobs, answers)
+            threading.Thread(target=_serve, args=arguments, daemon=True).start()
         done = 0
-        while done < len(ordered):
+        while done < num_runs:
             answer = answers.get()
             if isinstance(answer, BaseException):
                 raise answer
@@ -120,59 +107,124 @@ class LocalRunner:
             done += answer
             reporter.advance(answer)
 
-    def _serve(
-        self,
-        index: int,
-        table: RunTable,
-        jobs: "queue.SimpleQueue[list[RunConfig]]",
-        answers: _Answers,
-    ) -> None:
-        """Feed one worker until the jobs are out; runs in a thread of its own."""
-        try:
-            while True:
-                try:
-                    chunk = jobs.get_nowait()
-                except queue.Empty:
-                    return
-                for part, reply in self._train(index, chunk, answers):
-                    if "fatal" in reply:
-                        raise StorageError(reply["errno"], reply["fatal"])
-                    if "died" in reply:
-                        table.publish([_casualty(part[0], reply["died"])])
-                    answers.put(len(part))
-        except BaseException as error:  # goes to the thread that waits
-            answers.put(error)
 
-    def _train(
-        self, index: int, chunk: list[RunConfig], answers: _Answers
-    ) -> list[tuple[list[RunConfig], dict[str, Any]]]:
-        """Have a chunk trained; if the worker dies, find the run that kills it one by one."""
-        reply = self._ask(index, chunk, answers)
-        if "died" not in reply or len(chunk) == 1:
-            return [(chunk, reply)]
-        return [pair for config in chunk for pair in self._train(index, [config], answers)]
+def _jobs(
+    configs: Sequence[RunConfig], workers: int
+) -> tuple["queue.SimpleQueue[list[RunConfig]]", int]:
+    """Cut the runs into jobs, the largest first: the end of the queue then fills the gaps."""
+    ordered = sorted(configs, key=lambda c: (c.width, c.depth, c.steps), reverse=True)
+    size = max(1, min(_MAX_CHUNK, len(ordered) // (4 * workers)))
+    jobs: queue.SimpleQueue[list[RunConfig]] = queue.SimpleQueue()
+    for start in range(0, len(ordered), size):
+        jobs.put(ordered[start : start + size])
+    return jobs, len(ordered)
 
-    def _ask(self, index: int, chunk: list[RunConfig], answers: _Answers) -> dict[str, Any]:
-        """Send a job and return its last answer; {"died": exit code} if none came."""
-        process = self._process(index)
+
+def _serve(
+    worker: "_Worker",
+    table: RunTable,
+    jobs: "queue.SimpleQueue[list[RunConfig]]",
+    answers: _Answers,
+) -> None:
+    """Feed one worker until the jobs are out; runs in a thread of its own."""
+    try:
+        while True:
+            try:
+                job = jobs.get_nowait()
+            except queue.Empty:
+                return
+            for part, reply in _train(worker, job, answers):
+                if "fatal" in reply:
+                    raise StorageError(reply["errno"], reply["fatal"])
+                if "died" in reply:
+                    table.publish([_casualty(part[0], reply["died"])])
+                answers.put(len(part))
+    except BaseException as error:  # goes to the thread that waits
+        answers.put(error)
+
+
+def _train(
+    worker: "_Worker", job: list[RunConfig], answers: _Answers
+) -> Iterator[tuple[list[RunConfig], dict[str, Any]]]:
+    """Have a job trained; after a death each run has one more try, alone."""
+    reply = worker.ask(job, answers)
+    if "died" not in reply:
+        yield job, reply
+        return
+    for config in job:
+        yield [config], worker.ask([config], answers)
+
+
+class _Closed(RuntimeError):
+    """The runner was closed while its threads were at work."""
+
+
+class _Worker:
+    """One worker process, started again when it died; once closed, closed for good."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._process: subprocess.Popen[str] | None = None
+        self._closed = False
+        self._lock = threading.Lock()
+
+    def ask(self, job: list[RunConfig], answers: _Answers) -> dict[str, Any]:
+        """Send a job and return its last answer; {"died": exit code} if none came.
+
+        Raises:
+            RuntimeError: the process cannot start, or the runner was closed.
+        """
+        process = self._alive()
         assert process.stdin is not None and process.stdout is not None
         try:
-            process.stdin.write(canonical_json([asdict(c) for c in chunk]) + "\n")
+            process.stdin.write(canonical_json([asdict(c) for c in job]) + "\n")
             process.stdin.flush()
             for line in process.stdout:
                 answer: dict[str, Any] = json.loads(line)
                 if "step" not in answer:
                     return answer
-                answers.put(_Step(chunk[answer["index"]], answer["step"]))
-        except OSError:
-            pass  # the pipe broke: the worker is gone
-        return {"died": process.wait()}
+                answers.put(_Step(job[answer["index"]], answer["step"]))
+        except (OSError, ValueError):
+            pass  # the pipe broke, or was closed, or its last line was cut: the worker is gone
+        code = process.wait()
+        if self._closed:
+            # Killed by us: that is no fault of the run, nothing may be recorded.
+            raise _Closed("the runner was closed")
+        return {"died": code}
 
-    def _process(self, index: int) -> "subprocess.Popen[str]":
-        process = self._processes.get(index)
-        if process is None or process.poll() is not None:
-            process = self._processes[index] = _start_worker(self._folder)
+    def _alive(self) -> "subprocess.Popen[str]":
+        with self._lock:
+            if self._closed:
+                raise _Closed("the runner was closed")
+            if self._process is not None and self._process.poll() is not None:
+                _discard(self._process)
+                self._process = None
+            if self._process is not None:
+                return self._process
+            process = self._process = _start_worker(self._folder)
+        assert process.stdout is not None
+        if not process.stdout.readline():
+            code = process.wait()
+            if self._closed:
+                raise _Closed("the runner was closed")
+            raise RuntimeError(f"a worker process could not start (exit code {code})")
         return process
+
+    def close(self) -> None:
+        """Kill the process."""
+        with self._lock:
+            self._closed = True
+            if self._process is not None:
+                self._process.kill()
+                _discard(self._process)
+
+
+def _discard(process: "subprocess.Popen[str]") -> None:
+    process.wait()
+    for stream in (process.stdin, process.stdout):
+        if stream is not None:
+            with contextlib.suppress(OSError):  # what was not written yet is lost anyway
+                stream.close()
 
 
 def _start_worker(folder: str) -> "subprocess.Popen[str]":

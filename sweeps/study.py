@@ -66,7 +66,7 @@ class Study:
                 write_json(kept / f"{number:04d}.json", experiment_to_dict(old))
                 write_json(path, experiment_to_dict(experiment))
             return cls(folder, experiment)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if folder.exists() and (not folder.is_dir() or _occupied(folder)):
             raise ValueError(f"{folder} exists and is no study: choose another --study folder")
         from transfer import data
 
@@ -111,10 +111,9 @@ class Study:
         def evaluate(configs: Sequence[RunConfig]) -> dict[str, StoredRun]:
             return self.ensure(configs, runner, reporter, retry_failed)
 
+        folder = None if runner is None else self.folder / "tuning"
         return {
-            arm: tune_arm(
-                self.folder / "tuning", self.experiment, arm, evaluate=evaluate, reporter=reporter
-            )
+            arm: tune_arm(folder, self.experiment, arm, evaluate=evaluate, reporter=reporter)
             for arm in self.experiment.arms
         }
 
@@ -143,6 +142,11 @@ class Study:
             raise LookupError(f"{len(missing)} of {len(wanted)} runs are missing")
         runner.run(self.table, missing, reporter)
         return self.table.read()
+
+
+def _occupied(folder: Path) -> bool:
+    """Whether a folder holds anything but what a start that was killed may have left."""
+    return any(not item.name.startswith(".tmp-") for item in folder.iterdir())
 
 
 def _same_data(experiment: Experiment, old: Experiment) -> Any:

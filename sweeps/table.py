@@ -15,6 +15,8 @@ import os
 import socket
 import time
 import uuid
+import zipfile
+import zlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -150,7 +152,12 @@ class RunTable:
             np.savez_compressed(buffer, **curves)  # type: ignore[arg-type]
             _publish_bytes(target.with_suffix(".npz"), buffer.getvalue())
         text = "".join(encode_line(run) + "\n" for run in runs)
-        _publish_bytes(target, text.encode())
+        try:
+            _publish_bytes(target, text.encode())
+        except OSError:
+            if curves and not target.exists():
+                target.with_suffix(".npz").unlink(missing_ok=True)
+            raise
         return target
 
     def _path(self, name: str) -> Path:
@@ -164,21 +171,27 @@ class RunTable:
         Of several records of one run the first by file name counts, but a failed one gives way
         to one that is not. Damaged lines are left out and reported in `problems`.
         """
+        names: list[str] = []
         for attempt in range(_RELISTINGS):
-            names = self._list()
-            if self._load(names) or attempt == _RELISTINGS - 1:
+            # A listing of many folders is no snapshot: while the driver merges, one can miss both
+            # the old files and the new one. Two equal ones in a row cannot.
+            previous, names = names, self._list()
+            if not self._load(names):
+                time.sleep(0.05 * 2**attempt)  # a file went away under us, or the listing is old
+            elif names == previous:
                 break
-            time.sleep(0.05 * 2**attempt)  # a file went away under us, or the listing is old
         self._rows, self.problems = self._combine(names)
         return self._rows
 
     def _list(self) -> list[str]:
-        names = []
-        with contextlib.suppress(FileNotFoundError):
-            for part in os.scandir(self.folder):
-                if part.is_dir():
-                    names += [n[:-6] for n in os.listdir(part.path) if n.endswith(".jsonl")]
-        return sorted(names)
+        try:
+            folders = [part.path for part in os.scandir(self.folder) if part.is_dir()]
+        except FileNotFoundError:
+            return []
+        if not folders:
+            return []
+        with ThreadPoolExecutor(min(_READERS, len(folders))) as pool:
+            return sorted(name for part in pool.map(_record_names, folders) for name in part)
 
     def _load(self, names: list[str]) -> bool:
         """Read the files not known yet; False if one was missing."""
@@ -224,16 +237,25 @@ class RunTable:
     def curves(self) -> dict[str, NDArray[np.float32]]:
         """Return the training loss curves of all runs, by run id."""
         found: dict[str, NDArray[np.float32]] = {}
-        for name in self._list():
-            found = {**self._curves_of(name), **found}
+        names: list[str] | None = None
+        while names != (names := self._list()):  # as in `read`: until two listings agree
+            for name in names:
+                found = {**(self._curves_of(name) or {}), **found}
         return found
 
-    def _curves_of(self, name: str) -> dict[str, NDArray[np.float32]]:
+    def _curves_of(self, name: str) -> dict[str, NDArray[np.float32]] | None:
+        """Return the curves beside one file; None if they are damaged."""
+        path = self._path(name).with_suffix(".npz")
         try:
-            with np.load(self._path(name).with_suffix(".npz"), allow_pickle=False) as file:
+            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
                 return {key: file[key] for key in file.files}
-        except (FileNotFoundError, ValueError, OSError, EOFError, KeyError):
+        except FileNotFoundError:
             return {}
+        # What numpy and zipfile raise for bytes that are no archive, or a damaged one.
+        except (ValueError, OSError, EOFError, KeyError, RuntimeError):
+            return None
+        except (zipfile.BadZipFile, zlib.error):
+            return None
 
     # --- upkeep, by the driver alone ---
 
@@ -246,13 +268,19 @@ class RunTable:
         if len(names) <= above:
             return 0
         self._load(names)
-        whole = [n for n in names if n in self._files and not self._files[n].damage]
-        rows, _ = self._combine(whole)
         curves: dict[str, NDArray[np.float32]] = {}
-        for name in whole:
-            curves = {**self._curves_of(name), **curves}
+        whole = []
+        for name in names:
+            beside = self._curves_of(name)
+            if name in self._files and not self._files[name].damage and beside is not None:
+                whole.append(name)
+                curves = {**beside, **curves}
+        if not whole:
+            return 0
+        rows, _ = self._combine(names)
         # Sorts right after the oldest merged file: what was first by name stays first.
-        self._publish(f"{whole[0]}-merged-{uuid.uuid4().hex[:8]}", list(rows.values()), curves)
+        merged = f"{whole[0].split('-merged-')[0]}-merged-{uuid.uuid4().hex[:8]}"
+        self._publish(merged, list(rows.values()), curves)
         for name in whole:
             for path in (self._path(name), self._path(name).with_suffix(".npz")):
                 path.unlink(missing_ok=True)
@@ -266,6 +294,15 @@ class RunTable:
             with contextlib.suppress(OSError):
                 if path.stat().st_mtime < limit:
                     path.unlink()
+
+
+def _record_names(folder: str) -> list[str]:
+    """Return the names of the record files in one folder, not those still being written."""
+    try:
+        found = os.listdir(folder)
+    except FileNotFoundError:
+        return []
+    return [n.removesuffix(".jsonl") for n in found if n.endswith(".jsonl") and n[0] != "."]
 
 
 def _publish_bytes(target: Path, data: bytes) -> None:

@@ -52,12 +52,13 @@ class Tuned:
 
 
 def tune_arm(
-    folder: Path, experiment: Experiment, arm: str, *, evaluate: Evaluate, reporter: Reporter
+    folder: Path | None, experiment: Experiment, arm: str, *, evaluate: Evaluate, reporter: Reporter
 ) -> Tuned:
     """Tune one arm and return its best setting.
 
     Args:
-        folder: Where the journals are.
+        folder: Where the journals are; None replays the tuning in memory and touches none, for
+            readers beside a driver.
         experiment: What to tune.
         arm: Name of the arm.
         evaluate: Trains runs and returns the table.
@@ -130,6 +131,11 @@ class _Trials:
         """Bring the runs of these settings into the table."""
         self.rows = self._evaluate([c for s in settings for c in self.configs(s)])
 
+    def num_given(self, settings: Sequence[dict[str, float]]) -> int:
+        """Count the runs that need no training: repeated ones, and those in the table."""
+        ids = [c.run_id for s in settings for c in self.configs(s)]
+        return len(ids) - len(set(ids) - self.rows.keys())
+
     def known(self, settings: dict[str, float]) -> bool:
         """Whether the table has the runs of this setting."""
         return all(c.run_id in self.rows for c in self.configs(settings))
@@ -159,13 +165,16 @@ def _enumerate(trials: _Trials, config: ArmConfig, reporter: Reporter) -> list[d
 
 
 def _sample(
-    folder: Path, trials: _Trials, config: ArmConfig, reporter: Reporter
+    folder: Path | None, trials: _Trials, config: ArmConfig, reporter: Reporter
 ) -> list[dict[str, float]]:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     plan = trials.experiment.tune
-    study = _open_journal(folder / f"{trials.arm}.journal", trials, config, reporter)
+    if folder is None:
+        study = _load(None, trials, config)
+    else:
+        study = _open_journal(folder / f"{trials.arm}.journal", trials, config, reporter)
     told = sum(t.state.is_finished() for t in study.get_trials(deepcopy=False))
     seeds = len(plan.seeds)
     reporter.stage(f"tune {trials.arm}: {plan.trials} trials", plan.trials * seeds, told * seeds)
@@ -175,7 +184,9 @@ def _sample(
         batch = study.get_trials(deepcopy=False)[end - plan.batch : end]
         open_trials = [t for t in batch if not t.state.is_finished()]
         if open_trials:
-            trials.train([_settings(t) for t in open_trials])
+            settings = [_settings(t) for t in open_trials]
+            reporter.advance(trials.num_given(settings))
+            trials.train(settings)
         for trial in open_trials:
             study.tell(trial.number, trials.value(_settings(trial)))
     return [_settings(t) for t in study.get_trials(deepcopy=False)[: plan.trials]]
@@ -232,6 +243,8 @@ def _open_journal(
         stale.unlink(missing_ok=True)
     if path.exists():
         try:
+            if not path.read_bytes().endswith(b"\n"):
+                raise ValueError("its last line is cut off")
             study = _load(JournalFileBackend(str(path)), trials, config)
             _require_consistent(study, trials, config)
             return study
@@ -250,7 +263,7 @@ def _load(backend: Any, trials: _Trials, config: ArmConfig) -> "optuna.Study":
     from optuna.storages import JournalStorage
 
     study = optuna.create_study(
-        storage=JournalStorage(backend),
+        storage=None if backend is None else JournalStorage(backend),
         study_name=trials.arm,
         direction="minimize",
         load_if_exists=True,

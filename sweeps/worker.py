@@ -1,7 +1,7 @@
 """Worker process of the local runner: jobs come in, answers go out, as lines of JSON.
 
 A job is a list of run configurations. While it works the worker says {"index", "step"} now and
-then, at the end {"published"} or {"fatal", "errno"}.
+then, at the end {"published"} or {"fatal", "errno"}. Its first line is {"ready"}.
 
 It ends as soon as its standard input closes, so that it never outlives a killed driver.
 """
@@ -126,6 +126,7 @@ def main() -> None:
     threading.Thread(target=_read_lines, args=(lines,), daemon=True).start()
     torch.set_num_threads(1)
     table = RunTable(Path(sys.argv[1]))
+    say({"ready": True})
     while True:
         configs = [run_config_from_dict(data) for data in json.loads(lines.get())]
         try:

@@ -171,7 +171,8 @@ class AdamWConfig:
         require(0 <= self.beta1 < 1, "beta1", "in [0, 1)", self.beta1)
         require(0 <= self.beta2 < 1, "beta2", "in [0, 1)", self.beta2)
         require_positive("eps", self.eps)
-        require(self.weight_decay >= 0, "weight_decay", "at least 0", self.weight_decay)
+        decay = self.weight_decay
+        require(0 <= decay < math.inf, "weight_decay", "a finite number, at least 0", decay)
 
 
 OptimizerConfig = ScionConfig | AdamWConfig

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.result import Verdict
 from analysis.claims import radii_verdict, verdict
+from analysis.result import Verdict
 
 EPSILON = 0.005
 WIDTHS = (32, 64, 128, 256)

@@ -10,12 +10,12 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from analysis.claims import radii_verdict, verdict
 from analysis.curves import build_curves
 from analysis.load import tidy
 from analysis.plots import Panel, plot_curves, plot_scaling
 from analysis.radii import plot_radii
 from analysis.style import save
-from analysis.claims import radii_verdict, verdict
 
 EPSILON = 0.005
 
