@@ -135,7 +135,7 @@ def _serve(
                 return
             for part, reply in _train(worker, job, answers):
                 if "fatal" in reply:
-                    raise StorageError(reply["errno"], reply["fatal"])
+                    raise StorageError(reply["errno"], reply["fatal"], str(table.folder))
                 if "died" in reply:
                     table.publish([_casualty(part[0], reply["died"])])
                 answers.put(len(part))

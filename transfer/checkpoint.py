@@ -25,4 +25,5 @@ def load_checkpoint(path: Path, run_id: str) -> dict[str, Any] | None:
         return None
     except Exception:  # torch raises many types for damaged files
         return None
-    return state if state.get("run_id") == run_id else None
+    ours = isinstance(state, dict) and state.get("run_id") == run_id
+    return state if ours else None

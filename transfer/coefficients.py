@@ -52,6 +52,6 @@ def parse_polar(name: str) -> tuple[str, int]:
     most = len(COEFFICIENTS[base]) if base != "muon" else 100
     if not steps_text:
         return base, DEFAULT_STEPS
-    if not steps_text.isdigit() or not 1 <= int(steps_text) <= most:
+    if not (steps_text.isascii() and steps_text.isdigit() and 1 <= int(steps_text) <= most):
         raise ValueError(f"polar {base!r} takes 1 to {most} steps, got {name!r}")
     return base, int(steps_text)

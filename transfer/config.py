@@ -59,6 +59,14 @@ def require_positive(name: str, value: float) -> None:
     require(math.isfinite(value) and value > 0, name, "a finite number above 0", value)
 
 
+def as_floats(config: Any) -> None:
+    """Turn whole numbers given for float fields into floats: equal settings, equal run ids."""
+    for item in fields(config):
+        value = getattr(config, item.name)
+        if item.type is float and type(value) is int:
+            object.__setattr__(config, item.name, float(value))
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MlpConfig:
     """A multilayer perceptron with sqrt(2)-ReLU between its linear layers."""
@@ -100,6 +108,7 @@ class ScheduleConfig:
     """Share of the steps that decay, for constant-linear, in (0, 1]."""
 
     def __post_init__(self) -> None:
+        as_floats(self)
         require(0 <= self.warmup_fraction < 1, "warmup_fraction", "in [0, 1)", self.warmup_fraction)
         require(0 < self.decay_fraction <= 1, "decay_fraction", "in (0, 1]", self.decay_fraction)
         if self.name == "constant-linear":
@@ -120,6 +129,7 @@ class RoleConfig:
     """boundary: the norm's initialisation times the radius; fan-in: N(0, 1/d_in), biases 0."""
 
     def __post_init__(self) -> None:
+        as_floats(self)
         require(self.norm in NORM_NAMES, "norm", f"one of {', '.join(NORM_NAMES)}", self.norm)
         require_positive("radius", self.radius)
 
@@ -142,6 +152,7 @@ class ScionConfig:
     """Norm, radius and initialisation per role."""
 
     def __post_init__(self) -> None:
+        as_floats(self)
         require_positive("stepsize", self.stepsize)
         require(0 < self.alpha <= 1, "alpha", "in (0, 1]", self.alpha)
         if self.constrained:
@@ -167,6 +178,7 @@ class AdamWConfig:
     """Decoupled weight decay."""
 
     def __post_init__(self) -> None:
+        as_floats(self)
         require_positive("stepsize", self.stepsize)
         require(0 <= self.beta1 < 1, "beta1", "in [0, 1)", self.beta1)
         require(0 <= self.beta2 < 1, "beta2", "in [0, 1)", self.beta2)
@@ -201,6 +213,7 @@ class RunConfig:
     numerics: int = NUMERICS
 
     def __post_init__(self) -> None:
+        as_floats(self)
         for name in ("width", "depth", "batch_size", "steps"):
             require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
         require(self.depth >= 2, "depth", "at least 2 (an input and an output layer)", self.depth)
@@ -248,32 +261,38 @@ def _require_type(name: str, kind: Any, value: object) -> None:
         require(type(value) is kind, name, f"of type {kind.__name__}", value)
 
 
-def _build(cls: Any, data: dict[str, Any], where: str) -> Any:
-    """Build one dataclass, naming the field path of what does not belong."""
+def _require_table(where: str, data: object) -> None:
     if not isinstance(data, dict):
         raise ValueError(f"{where} must be a table of fields, got {data!r}")
+
+
+def _build(cls: Any, data: Any, where: str) -> Any:
+    """Build one dataclass, naming the field path of what does not belong."""
+    _require_table(where, data)
     types = {f.name: f.type for f in fields(cls)}
     for key, value in data.items():
         if key not in types:
             raise ValueError(unknown(f"{where} field", key, types))
         _require_type(f"{where}.{key}", types[key], value)
     try:
-        return cls(**data)
+        return cls(**{k: float(v) if types[k] is float else v for k, v in data.items()})
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from None
 
 
-def optimizer_from_dict(data: dict[str, Any]) -> OptimizerConfig:
+def optimizer_from_dict(data: Any) -> OptimizerConfig:
     """Build an optimizer configuration from what `asdict` gave.
 
     Raises:
         ValueError: an unknown name, field or a value that is not allowed.
     """
+    _require_table("optimizer", data)
     name = data.get("name")
-    if name not in OPTIMIZER_CONFIGS:
+    if not isinstance(name, str) or name not in OPTIMIZER_CONFIGS:
         raise ValueError(unknown("optimizer name", name, OPTIMIZER_CONFIGS))
     parts = dict(data)
     if "roles" in parts:
+        _require_table("optimizer.roles", parts["roles"])
         parts["roles"] = {
             role: _build(RoleConfig, rule, f"optimizer.roles.{role}")
             for role, rule in parts["roles"].items()
@@ -282,12 +301,13 @@ def optimizer_from_dict(data: dict[str, Any]) -> OptimizerConfig:
     return optimizer
 
 
-def run_config_from_dict(data: dict[str, Any]) -> RunConfig:
+def run_config_from_dict(data: Any) -> RunConfig:
     """Build a run configuration from what `asdict` gave, for example from a record.
 
     Raises:
         ValueError: an unknown field or a value that is not allowed.
     """
+    _require_table("run", data)
     parts = dict(data)
     for key, cls in (("model", MlpConfig), ("data", DataConfig), ("schedule", ScheduleConfig)):
         if key in parts:

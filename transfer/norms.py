@@ -410,5 +410,5 @@ def make_norm(name: str, polar: str = "svd") -> Norm:
     """
     if name not in NORMS:
         raise ValueError(unknown("norm", name, NORMS))
-    kind = NORMS[name]
-    return kind(make_polar(polar)) if issubclass(kind, _SpectralNorm) else kind()
+    kind, polar_factor = NORMS[name], make_polar(polar)
+    return kind(polar_factor) if issubclass(kind, _SpectralNorm) else kind()

@@ -100,6 +100,11 @@ class Scion(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        for group in self.param_groups:
+            if group["constrained"]:
+                # A scheduler may have raised it since the group was checked; look before any
+                # parameter is touched.
+                require(float(group["lr"]) <= 1, "lr", "at most 1 when constrained", group["lr"])
         batches: dict[_BatchKey, _Batch] = {}
         for group in self.param_groups:
             self._average(group, batches)
@@ -113,9 +118,6 @@ class Scion(torch.optim.Optimizer):
         if not params:
             return
         stepsize = float(group["lr"])
-        if group["constrained"]:
-            # A scheduler may have raised it since the group was checked.
-            require(stepsize <= 1, "lr", "at most 1 when constrained", stepsize)
         averages = [self._state(p) for p in params]
         torch._foreach_lerp_(averages, [p.grad for p in params], group["alpha"])
         if group["constrained"]:
@@ -158,7 +160,7 @@ class _Batch:
         stacked = torch.stack(self.averages)
         shape = stacked.shape
         if self.norm.any_shape:
-            stacked = stacked.flatten(1)
+            stacked = stacked.reshape(len(self.params), -1)
         # One length per parameter; 3-d parameters are batches of matrices themselves.
         batch_ndim = stacked.ndim - self.norm.event_ndim
         lengths = torch.tensor(self.lengths, dtype=torch.float64, device=stacked.device)

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transfer.config import (
-    OPTIMIZER_CONFIGS,
     RunConfig,
     ScionConfig,
     canonical_json,
+    require,
     run_config_from_dict,
     unknown,
 )
@@ -124,7 +124,7 @@ class Recipe:
         if not isinstance(data, dict) or "version" not in data:
             raise ValueError("no recipe: the field version is missing")
         version = data["version"]
-        if not isinstance(version, int) or version < 1:
+        if type(version) is not int or version < 1:
             raise ValueError(f"version must be a positive integer, got {version!r}")
         if version > RECIPE_VERSION:
             raise ValueError(
@@ -138,7 +138,7 @@ class Recipe:
         missing = wanted - data.keys()
         if missing:
             raise ValueError(f"missing {', '.join(sorted(missing))}")
-        name = data["run"].get("optimizer", {}).get("name")
-        if name not in OPTIMIZER_CONFIGS:
-            raise ValueError(unknown("optimizer name", name, OPTIMIZER_CONFIGS))
+        for name, kind in (("name", str), ("verdict", dict), ("provenance", dict)):
+            wanted_type = "a text" if kind is str else "a table"
+            require(isinstance(data[name], kind), name, wanted_type, data[name])
         return cls(**{**data, "run": run_config_from_dict(data["run"])})

@@ -76,7 +76,7 @@ def init_parameters(
     config: OptimizerConfig,
     generator: torch.Generator | None = None,
 ) -> None:
-    """Initialise every parameter in place as the optimizer's configuration says.
+    """Initialise every trainable parameter in place as the optimizer's configuration says.
 
     Parameters are drawn in the model's own order, so a seed means the same weights whatever the
     order of the rules.
@@ -85,6 +85,8 @@ def init_parameters(
     if rules is not None:
         parameters_by_role(model, roles, rules)
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue  # frozen: whoever froze it wants its value
         rule = None if rules is None else rules[roles[name]]
         if rule is None or rule.init == "fan-in":
             fan_in_(parameter, generator)

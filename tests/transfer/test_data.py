@@ -1,0 +1,106 @@
+"""Digits: a fixed split, scaled inputs, and batches that follow from seed and step."""
+
+import numpy as np
+import pytest
+
+from transfer.config import DataConfig
+from transfer.data import ArrayData, load
+from transfer.data.arrays import derived_seed
+
+# Changes only with the data or their split: records of other data are not comparable.
+FINGERPRINT = "fd462afef08eccd206ed57945b2207657fdd7795e5bf123a72c6a39374caad1c"
+
+# Other machines, other versions of numpy: the same stream.
+FIRST_BATCH = [953, 1301, 626, 1267, 534]
+INIT_SEED = 2899823366
+
+
+@pytest.fixture(scope="module")
+def digits() -> ArrayData:
+    return load(DataConfig())
+
+
+def toy(size: int) -> ArrayData:
+    """Return `size` examples without content."""
+    x, y = np.zeros((size, 2)), np.zeros(size, dtype=np.int64)
+    return ArrayData(x, y, x, y, num_classes=2, fingerprint="")
+
+
+def test_split(digits: ArrayData) -> None:
+    assert digits.train_x.shape == (1437, 64) and digits.val_x.shape == (360, 64)
+    assert digits.train_y.shape == (1437,) and digits.val_y.shape == (360,)
+    assert digits.train_x.dtype == np.float64 and digits.train_y.dtype == np.int64
+    assert digits.num_classes == 10
+    for y in (digits.train_y, digits.val_y):
+        counts = np.bincount(y)
+        assert len(counts) == 10 and counts.min() > 0.05 * len(y)
+
+
+def test_split_is_a_partition(digits: ArrayData) -> None:
+    from sklearn.datasets import load_digits
+
+    raw = load_digits()
+    pixels = np.concatenate([digits.train_x, digits.val_x])
+    y = np.concatenate([digits.train_y, digits.val_y])
+    # Undo centring and scaling: from any two different values of a pixel.
+    step = (raw.data.max(0) - raw.data.min(0)).max() / np.ptp(pixels, axis=0).max()
+    back = np.rint((pixels - pixels.min(0)) * step + raw.data.min(0)).astype(int)
+    rows = sorted(map(tuple, np.column_stack([back, y]).tolist()))
+    wanted = np.column_stack([raw.data, raw.target]).astype(int)
+    assert rows == sorted(map(tuple, wanted.tolist()))
+
+
+def test_centred_and_scaled_by_training_examples_only(digits: ArrayData) -> None:
+    assert np.abs(digits.train_x.mean(axis=0)).max() < 1e-12
+    assert np.mean(digits.train_x**2) == pytest.approx(1.0, rel=1e-12)
+    assert np.abs(digits.val_x.mean(axis=0)).max() > 1e-3
+    # One divisor for all pixels: a pixel's step between grey values is the same everywhere.
+    steps = [np.diff(np.unique(x.round(9))) for x in digits.train_x.T if np.ptp(x) > 0.5]
+    assert min(s.min() for s in steps) == pytest.approx(max(s.min() for s in steps), rel=1e-6)
+
+
+def test_fingerprint(digits: ArrayData) -> None:
+    assert digits.fingerprint == FINGERPRINT
+    assert load(DataConfig(fingerprint=FINGERPRINT)) is digits
+
+
+def test_other_fingerprint_raises() -> None:
+    with pytest.raises(ValueError, match=f"{FINGERPRINT[:16]}.*planned for 0000.*data changed"):
+        load(DataConfig(fingerprint="0" * 64))
+
+
+@pytest.mark.parametrize(("size", "batch_size"), [(10, 3), (10, 10), (7, 1), (12, 4), (5, 12)])
+def test_every_epoch_is_a_permutation(size: int, batch_size: int) -> None:
+    data = toy(size)
+    steps = 6 * size
+    batches = [data.batch_indices(3, step, batch_size) for step in range(steps)]
+    assert all(batch.shape == (batch_size,) and batch.dtype == np.int64 for batch in batches)
+    stream = np.concatenate(batches)
+    epochs = stream[: len(stream) // size * size].reshape(-1, size)
+    assert np.array_equal(np.sort(epochs, axis=1), np.tile(np.arange(size), (len(epochs), 1)))
+    assert len({tuple(epoch) for epoch in epochs.tolist()}) > 1, "every epoch has the same order"
+
+
+def test_batches_follow_from_seed_and_step(digits: ArrayData) -> None:
+    forward = [digits.batch_indices(0, step, 100) for step in range(40)]
+    backward = [digits.batch_indices(0, step, 100) for step in reversed(range(40))][::-1]
+    assert all(np.array_equal(a, b) for a, b in zip(forward, backward, strict=True))
+    other = digits.batch_indices(1, 0, 100)
+    assert not np.array_equal(forward[0], other)
+
+
+def test_batches_are_the_same_on_every_machine(digits: ArrayData) -> None:
+    assert digits.batch_indices(0, 0, 5).tolist() == FIRST_BATCH
+
+
+def test_changing_a_batch_changes_no_other(digits: ArrayData) -> None:
+    first = digits.batch_indices(0, 0, 8)
+    kept = first.copy()
+    first[:] = -1
+    assert np.array_equal(digits.batch_indices(0, 0, 8), kept)
+
+
+def test_derived_seed() -> None:
+    assert derived_seed("init", 0) == INIT_SEED
+    seeds = {derived_seed(*parts) for parts in [("a", 1), ("a", 2), ("b", 1), ("a1",), ("a", 1, 0)]}
+    assert len(seeds) == 5 and all(0 <= seed < 2**32 for seed in seeds)

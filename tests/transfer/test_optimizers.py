@@ -1,0 +1,308 @@
+"""Scion is Algorithms 1 and 2: against a plain restatement, and against known special cases."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.transfer.reference import Layer
+from transfer.coefficients import OVERSHOOT_5
+from transfer.config import NORM_NAMES
+from transfer.norms import NORMS, make_norm
+from transfer.optimizers import Scion
+
+STEPS = 100
+MATRIX_NORMS = [name for name in NORM_NAMES if NORMS[name].event_ndim == 2]
+VECTOR_NORMS = [name for name in NORM_NAMES if NORMS[name].event_ndim == 1]
+ANY_SHAPE = [name for name in NORM_NAMES if NORMS[name].any_shape]
+
+
+def gaussian(shape: tuple[int, ...], seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Return a Gaussian tensor."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def make_params(shapes: list[tuple[int, ...]], seed: int = 0) -> list[nn.Parameter]:
+    """Return Gaussian parameters."""
+    return [nn.Parameter(gaussian(shape, seed + i)) for i, shape in enumerate(shapes)]
+
+
+def set_grads(params: list[nn.Parameter], step: int) -> None:
+    """Give each parameter a gradient with a drift and noise, the same for the same step."""
+    for i, p in enumerate(params):
+        noise = gaussian(tuple(p.shape), 1000 * step + i)
+        p.grad = 0.1 * p.detach() + noise * 10.0 ** (i % 5 - 2)
+
+
+GROUPS: dict[str, list[dict[str, Any]]] = {
+    "network": [
+        {"norm": "spectral-max", "radius": 2.0, "shapes": [(8, 5)]},
+        {"norm": "spectral", "radius": 3.0, "shapes": [(8, 8), (8, 8), (6, 8), (8, 6)]},
+        {"norm": "scaled-sign", "radius": 50.0, "shapes": [(4, 8)]},
+        {"norm": "bias-rms", "radius": 0.5, "shapes": [(8,), (8,), (4,)]},
+    ],
+    "same norm and shape in two groups": [
+        {"norm": "spectral", "radius": 2.0, "lr": 0.3, "shapes": [(5, 7), (5, 7)]},
+        {"norm": "spectral", "radius": 7.0, "alpha": 1.0, "shapes": [(5, 7)]},
+        {"norm": "row-norm", "radius": 7.0, "shapes": [(5, 7)]},
+    ],
+    "one norm throughout": [
+        {"norm": "col-norm", "radius": 1.0, "shapes": [(6, 9)]},
+        {"norm": "hidden-col-norm", "radius": 4.0, "shapes": [(6, 6), (6, 6), (3, 6)]},
+        {"norm": "input-row-norm", "radius": 1.0, "alpha": 0.9, "shapes": [(6, 9), (1, 4)]},
+        {"norm": "sign", "radius": 0.1, "shapes": [(6, 9), (1, 1)]},
+    ],
+    "any shape and stacked matrices": [
+        {"norm": "euclidean", "radius": 1.0, "shapes": [(3,), (2, 3), (2, 3), (2, 3, 4)]},
+        {"norm": "max-norm", "radius": 1.0, "shapes": [(3,), (2, 3), (2, 2, 2, 2)]},
+        {"norm": "embedding-spectral", "radius": 1.0, "shapes": [(3, 4, 5), (3, 4, 5)]},
+        {"norm": "plain-spectral", "radius": 1.0, "shapes": [(2, 3, 4, 5), (4, 5)]},
+    ],
+}
+
+
+@pytest.mark.parametrize("constrained", [False, True])
+@pytest.mark.parametrize("alpha", [0.1, 0.5, 1.0])
+@pytest.mark.parametrize("case", GROUPS)
+def test_equals_the_restatement(case: str, alpha: float, constrained: bool) -> None:
+    params: list[nn.Parameter] = []
+    layers: list[Layer] = []
+    groups = []
+    for rule in GROUPS[case]:
+        settings = {key: value for key, value in rule.items() if key != "shapes"}
+        own = make_params(rule["shapes"], seed=len(params))
+        params += own
+        groups.append({"params": own, **settings})
+        layers += [
+            Layer(
+                x=p.detach().clone(),
+                norm=rule["norm"],
+                radius=rule["radius"],
+                stepsize=rule.get("lr", 0.02),
+                alpha=rule.get("alpha", alpha),
+                constrained=constrained,
+                d=torch.zeros_like(p),
+            )
+            for p in own
+        ]
+    optimizer = Scion(groups, lr=0.02, alpha=alpha, constrained=constrained, polar="svd")
+    for step in range(STEPS):
+        set_grads(params, step)
+        for p, layer in zip(params, layers, strict=True):
+            assert p.grad is not None
+            layer.step(p.grad)
+        optimizer.step()
+        if step % 11:  # looked at in steps 0, 11, ..., 99
+            continue
+        for i, (p, layer) in enumerate(zip(params, layers, strict=True)):
+            torch.testing.assert_close(
+                p.detach(), layer.x, rtol=1e-8, atol=1e-8, msg=lambda m, i=i: f"{case} #{i}: {m}"
+            )
+            d = optimizer.state[p]["average"]
+            torch.testing.assert_close(d, layer.d, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("constrained", [False, True])
+def test_batches_equal_one_optimizer_per_parameter(constrained: bool) -> None:
+    shapes = [(6, 4), (6, 4), (4, 6), (6, 4), (3, 6, 4)]
+    together, apart = make_params(shapes), make_params(shapes)
+    radii = [1.0, 2.0, 3.0, 0.5, 4.0]
+    one = Scion(
+        [{"params": [p], "radius": r} for p, r in zip(together, radii, strict=True)],
+        lr=0.1,
+        constrained=constrained,
+    )
+    many = [
+        Scion([p], lr=0.1, radius=r, constrained=constrained)
+        for p, r in zip(apart, radii, strict=True)
+    ]
+    for step in range(20):
+        set_grads(together, step)
+        set_grads(apart, step)
+        one.step()
+        for single in many:
+            single.step()
+    for a, b in zip(together, apart, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+# --- the ball ---
+
+
+@pytest.mark.parametrize("gamma", [0.1, 0.5, 1.0])
+@pytest.mark.parametrize("name", NORM_NAMES)
+def test_constrained_iterates_stay_in_the_ball(name: str, gamma: float) -> None:
+    norm = make_norm(name)
+    p = nn.Parameter(torch.empty((7, 5) if name in MATRIX_NORMS else (9,), dtype=torch.float64))
+    norm.init_(p, 3.0, torch.Generator().manual_seed(0))
+    optimizer = Scion([p], lr=gamma, norm=name, radius=3.0, constrained=True, polar="svd")
+    for step in range(60):
+        set_grads([p], step)
+        optimizer.step()
+        assert norm.norm(p.detach()).item() <= 3.0 * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("polar", ["muon", "quintic", "polar-express"])
+def test_newton_schulz_leaves_the_ball_by_its_bound_only(polar: str) -> None:
+    p = nn.Parameter(torch.zeros(24, 24, dtype=torch.float64))
+    optimizer = Scion([p], lr=0.5, radius=3.0, constrained=True, polar=polar)
+    drift, sizes = gaussian((24, 24), 1), []
+    for _ in range(60):
+        p.grad = drift
+        optimizer.step()
+        sizes.append(make_norm("spectral").norm(p.detach()).item())
+    # The same direction again and again: the overshoot is reached, not averaged away.
+    assert 3.0 < max(sizes) <= 3.0 * OVERSHOOT_5[polar]
+
+
+@pytest.mark.parametrize("name", NORM_NAMES)
+def test_a_step_has_norm_stepsize_times_radius(name: str) -> None:
+    p = nn.Parameter(gaussian((7, 5) if name in MATRIX_NORMS else (9,), 0))
+    before = p.detach().clone()
+    optimizer = Scion([p], lr=0.25, norm=name, radius=8.0, polar="svd")
+    set_grads([p], 3)
+    optimizer.step()
+    assert make_norm(name).norm(p.detach() - before).item() == pytest.approx(2.0, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", NORM_NAMES)
+def test_converges_on_a_quadratic(name: str) -> None:
+    shape = (6, 4) if name in MATRIX_NORMS else (6,)
+    target, p = gaussian(shape, 1), nn.Parameter(torch.zeros(shape, dtype=torch.float64))
+    start = float(target.square().sum())
+    radius = make_norm(name).norm(target).item()
+    optimizer = Scion([p], lr=0.1, norm=name, radius=radius, alpha=1.0, polar="svd")
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / 400)
+    for _ in range(400):
+        optimizer.zero_grad()
+        loss = (p - target).square().sum()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    assert loss.item() < 1e-3 * start
+
+
+# --- special cases ---
+
+
+@pytest.mark.parametrize("shape", [(5,), (4, 3), (2, 3, 4)])
+def test_euclidean_is_normalised_sgd(shape: tuple[int, ...]) -> None:
+    (mine,), (other,) = make_params([shape]), make_params([shape])
+    scion = Scion([mine], lr=0.1, norm="euclidean", alpha=1.0, radius=2.0)
+    sgd = torch.optim.SGD([other], lr=0.1)
+    for step in range(STEPS):
+        set_grads([mine], step)
+        assert mine.grad is not None
+        other.grad = 2.0 * mine.grad / mine.grad.norm()
+        scion.step()
+        sgd.step()
+    torch.testing.assert_close(mine, other, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["sign", "max-norm"])
+@pytest.mark.parametrize("alpha", [1.0, 0.25])
+def test_signs_are_signsgd_and_signum(name: str, alpha: float) -> None:
+    """Gradients and stepsize are dyadic, so the two agree to the bit."""
+    mine = nn.Parameter(torch.zeros(4, 3))
+    x, average = torch.zeros(4, 3), torch.zeros(4, 3)
+    scion = Scion([mine], lr=2**-4, norm=name, alpha=alpha)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(8):
+        g = torch.randint(-3, 4, (4, 3), generator=generator).float()
+        mine.grad = g.clone()
+        average = (1 - alpha) * average + alpha * g
+        x = x - 2**-4 * average.sign()
+        scion.step()
+        assert torch.equal(mine.detach(), x)
+
+
+def test_plain_spectral_with_muon_is_muon_without_nesterov() -> None:
+    (mine,), (other,) = make_params([(6, 9)]), make_params([(6, 9)])
+    scion = Scion([mine], lr=0.05, norm="plain-spectral", alpha=0.1)
+    buffer = torch.zeros(6, 9, dtype=torch.float64)
+    for step in range(20):
+        set_grads([mine], step)
+        assert mine.grad is not None
+        # Muon's buffer is the average divided by alpha: the direction is the same.
+        buffer = 0.9 * buffer + mine.grad
+        x = buffer / buffer.norm()
+        for _ in range(5):
+            gram = x @ x.mT
+            x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+        with torch.no_grad():
+            other -= 0.05 * x
+        scion.step()
+    torch.testing.assert_close(mine, other, rtol=1e-9, atol=1e-9)
+
+
+def test_decoupled_weight_decay_is_the_constrained_variant() -> None:
+    """(1 - gamma mu) x + gamma lmo at radius rho is Algorithm 2 at gamma mu and rho / mu."""
+    (mine,), (other,) = make_params([(6, 4)]), make_params([(6, 4)])
+    gamma, mu, rho = 0.2, 0.25, 3.0
+    two = Scion([mine], lr=gamma * mu, radius=rho / mu, constrained=True, polar="svd")
+    one = Scion([other], lr=gamma, radius=rho, polar="svd")
+    for step in range(30):
+        set_grads([mine], step)
+        other.grad = None if mine.grad is None else mine.grad.clone()
+        with torch.no_grad():
+            other.mul_(1 - gamma * mu)
+        two.step()
+        one.step()
+    torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+@pytest.mark.parametrize("name", NORM_NAMES)
+def test_size_of_the_loss_does_not_matter(name: str, scale: float) -> None:
+    shape = (6, 4) if name in MATRIX_NORMS else (6,)
+    mine, other = nn.Parameter(torch.zeros(shape)), nn.Parameter(torch.zeros(shape))
+    optimizers = [Scion([p], lr=0.1, norm=name) for p in (mine, other)]
+    for step in range(5):
+        mine.grad = gaussian(shape, step, torch.float32)
+        other.grad = mine.grad * scale
+        for optimizer in optimizers:
+            optimizer.step()
+    torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ANY_SHAPE)
+def test_scalar_parameter(name: str) -> None:
+    """A learned temperature, say: any shape includes no dimension at all."""
+    p = nn.Parameter(torch.tensor(1.0))
+    p.grad = torch.tensor(-4.0)
+    Scion([p], lr=0.25, norm=name, alpha=1.0).step()
+    assert p.item() == 1.25
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("name", ["spectral", "col-norm", "scaled-sign", "bias-rms", "euclidean"])
+def test_dtype_kept(name: str, dtype: torch.dtype) -> None:
+    p = nn.Parameter(torch.ones((6,) if name in VECTOR_NORMS else (6, 4), dtype=dtype))
+    before = p.detach().clone()
+    optimizer = Scion([p], lr=0.5, norm=name)
+    p.grad = torch.arange(p.numel()).reshape(p.shape).to(dtype)
+    optimizer.step()
+    assert p.dtype == optimizer.state[p]["average"].dtype == dtype
+    assert torch.isfinite(p).all() and not torch.equal(p, before)
+
+
+def test_zero_gradients_do_not_move_and_stay_finite() -> None:
+    params = make_params([(4, 3), (4, 3)])
+    before = [p.detach().clone() for p in params]
+    optimizer = Scion(params, lr=0.5)
+    for p in params:
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    assert all(torch.equal(p, old) for p, old in zip(params, before, strict=True))
+
+
+def test_a_bad_gradient_spoils_its_own_parameter_only() -> None:
+    params = make_params([(4, 3)] * 3)
+    optimizer = Scion(params, lr=0.5)
+    set_grads(params, 0)
+    assert params[1].grad is not None
+    params[1].grad[0, 0] = math.nan
+    optimizer.step()
+    assert [bool(torch.isfinite(p).all()) for p in params] == [True, False, True]
