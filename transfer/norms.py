@@ -60,9 +60,7 @@ class Norm(ABC):
         Returns:
             A point of the sphere; 0 where g is 0, NaN where g is not finite.
         """
-        x, peak = rescale(_wide(g), self.event_ndim)
-        # x / inf is 0, which would hide an infinite gradient.
-        x = torch.where(torch.isfinite(peak), x, torch.nan)
+        x, _ = rescale(_wide(g), self.event_ndim)
         if isinstance(radius, Tensor):
             radius = radius.to(x).reshape(radius.shape + (1,) * self.event_ndim)
         return (self._lmo(x) * radius).to(g.dtype)

@@ -1,5 +1,6 @@
 """Scion: stepsizes and radii layer by layer, over norm balls (Pethick et al. 2025)."""
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -74,7 +75,7 @@ class Scion(torch.optim.Optimizer):
             raise
 
     def _check_group(self, group: dict[str, Any]) -> None:
-        require(float(group["lr"]) >= 0, "lr", "at least 0", group["lr"])
+        require(0 <= float(group["lr"]) < math.inf, "lr", "a finite number >= 0", group["lr"])
         require(0 < group["alpha"] <= 1, "alpha", "in (0, 1]", group["alpha"])
         require_positive("radius", group["radius"])
         if group["constrained"]:

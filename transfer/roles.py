@@ -28,9 +28,12 @@ def parameters_by_role(
         ValueError: a parameter without a role, a role given to no parameter of the model, a role
             without a rule, or a rule for a role that no parameter has; each is named.
     """
-    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    # A frozen parameter may have a role, but needs none.
+    everything = dict(model.named_parameters())
+    named = {name: p for name, p in everything.items() if p.requires_grad}
     problems = [f"parameter {name!r} has no role" for name in named if name not in roles]
-    problems += [f"role given to {name!r}, which is no parameter" for name in roles.keys() - named]
+    strangers = roles.keys() - everything.keys()
+    problems += [f"role given to {name!r}, which is no parameter" for name in strangers]
     used = {roles[name] for name in named if name in roles}
     problems += [f"role {role!r} has no rule" for role in sorted(used - rules.keys())]
     problems += [f"rule for role {role!r}, which no parameter has" for role in rules.keys() - used]

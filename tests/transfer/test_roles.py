@@ -212,3 +212,13 @@ def test_frozen_parameters_need_no_role_and_stay() -> None:
     assert len(build_optimizer(model, roles, config).param_groups) == 1
     init_parameters(model, roles, config, seeded())
     assert torch.equal(model[0].weight, before)
+
+
+def test_a_frozen_layer_keeps_its_default_role_and_its_weights() -> None:
+    model = Mlp(6, 4, 3, 4, bias=True)
+    model.layers[1].weight.requires_grad_(False)
+    before = model.layers[1].weight.clone()
+    optimizer = build_optimizer(model, model.parameter_roles(), ScionConfig(roles=RULES))
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == 7
+    init_parameters(model, model.parameter_roles(), ScionConfig(roles=RULES))
+    assert torch.equal(model.layers[1].weight, before)
