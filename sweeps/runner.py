@@ -57,7 +57,7 @@ class LocalRunner:
     """
 
     def __init__(self, workers: int | None = None) -> None:
-        self.workers = workers or len(os.sched_getaffinity(0))
+        self.workers = workers or _num_cores()
         self._crew: list[_Worker] = []
         self._folder = ""
 
@@ -106,6 +106,13 @@ class LocalRunner:
                 continue
             done += answer
             reporter.advance(answer)
+
+
+def _num_cores() -> int:
+    """Count the cores this process may use; not every system can restrict them."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _jobs(

@@ -75,7 +75,9 @@ class Scion(torch.optim.Optimizer):
             raise
 
     def _check_group(self, group: dict[str, Any]) -> None:
-        require(0 <= float(group["lr"]) < math.inf, "lr", "a finite number >= 0", group["lr"])
+        require(
+            0 <= float(group["lr"]) < math.inf, "lr", "a finite number, at least 0", group["lr"]
+        )
         require(0 < group["alpha"] <= 1, "alpha", "in (0, 1]", group["alpha"])
         require_positive("radius", group["radius"])
         if group["constrained"]:

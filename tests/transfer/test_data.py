@@ -1,5 +1,7 @@
 """Digits: a fixed split, scaled inputs, and batches that follow from seed and step."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -104,3 +106,12 @@ def test_derived_seed() -> None:
     assert derived_seed("init", 0) == INIT_SEED
     seeds = {derived_seed(*parts) for parts in [("a", 1), ("a", 2), ("b", 1), ("a1",), ("a", 1, 0)]}
     assert len(seeds) == 5 and all(0 <= seed < 2**32 for seed in seeds)
+
+
+def test_reading_the_file_equals_asking_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    from transfer.data import digits as module
+
+    read = module._read_table()
+    monkeypatch.setattr(Path, "is_file", lambda self: False)
+    asked = module._read_table()
+    assert read.dtype == asked.dtype and np.array_equal(read, asked)

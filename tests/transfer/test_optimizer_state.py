@@ -219,8 +219,8 @@ def test_group_refused_leaves_the_optimizer_as_it_was() -> None:
         ({"radius": 0.0}, "radius must be a finite number above 0, got 0.0"),
         ({"radius": -2.0}, "radius must be a finite number above 0, got -2.0"),
         ({"radius": float("inf")}, "radius must be a finite number above 0, got inf"),
-        ({"lr": -0.1}, "lr must be at least 0, got -0.1"),
-        ({"lr": float("nan")}, "lr must be at least 0, got nan"),
+        ({"lr": -0.1}, "lr must be a finite number, at least 0, got -0.1"),
+        ({"lr": float("nan")}, "lr must be a finite number, at least 0, got nan"),
         ({"lr": 1.5, "constrained": True}, "lr must be at most 1 when constrained, got 1.5"),
     ],
 )

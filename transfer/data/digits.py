@@ -2,12 +2,32 @@
 
 import hashlib
 from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from transfer.data.arrays import ArrayData, derived_seed
 
 NUM_VALIDATION = 360
+
+
+def _read_table() -> NDArray[np.float64]:
+    """Return a row per digit: 64 pixels from 0 to 16, then the class.
+
+    Importing scikit-learn takes longer than training a small network, and every worker would: the
+    file is read from its folder, and asked for properly if it is not where it used to be.
+    """
+    package = find_spec("sklearn")
+    if package is None or package.origin is None:
+        raise ValueError("data 'digits' comes with scikit-learn, which is missing: pip install it")
+    path = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    if path.is_file():
+        return np.loadtxt(path, delimiter=",")
+    from sklearn.datasets import load_digits as ask
+
+    return np.column_stack(ask(return_X_y=True))
 
 
 @lru_cache(maxsize=1)
@@ -17,10 +37,8 @@ def load_digits() -> ArrayData:
     Pixels are centred by the training mean of each pixel and divided by one number, so that the
     training inputs have root mean square 1.
     """
-    from sklearn.datasets import load_digits as sklearn_digits
-
-    raw = sklearn_digits()
-    pixels, classes = np.asarray(raw.data), np.asarray(raw.target, dtype=np.int64)
+    table = _read_table()
+    pixels, classes = table[:, :-1], table[:, -1].astype(np.int64)
     order = np.random.RandomState(derived_seed("digits split")).permutation(len(classes))
     val, train = order[:NUM_VALIDATION], order[NUM_VALIDATION:]
     digest = hashlib.sha256()
