@@ -42,7 +42,7 @@ demo: $(VENV)/.installed
 
 # The jaxtyping hook checks every shape in transfer; it breaks torch.compile, so those tests run apart.
 test: $(VENV)/.installed-dev
-	$(TEST_ENV) $(BIN)/python -m pytest -q -n 2 -m 'not compile' --jaxtyping-packages=transfer,beartype.beartype
+	$(TEST_ENV) $(BIN)/python -m pytest -q -n 2 --dist worksteal -m 'not compile' --jaxtyping-packages=transfer,beartype.beartype
 	$(TEST_ENV) $(BIN)/python -m pytest -q -m compile
 
 check: $(VENV)/.installed-dev
