@@ -23,12 +23,9 @@ $(VENV)/.made:
 	@$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-$(VENV)/.torch: constraints.txt | $(VENV)/.made
-	@if [ -n "$(TORCH_INDEX)" ]; then $(PIP) install -q -c constraints.txt --index-url '$(TORCH_INDEX)' torch; fi
-	@touch $@
-
-$(VENV)/.installed: pyproject.toml constraints.txt $(VENV)/.torch
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/.made
 	@echo 'installing lmo-transfer into $(VENV) (plain pip on Linux brings the CUDA build of torch, about 2.7 GB)'
+	@if [ -n "$(TORCH_INDEX)" ]; then $(PIP) install -q -c constraints.txt --index-url '$(TORCH_INDEX)' torch; fi
 	@$(PIP) install -q -c constraints.txt -e .
 	@touch $@
 

@@ -37,9 +37,12 @@ def main() -> int:
     if complaint is not None:
         print(f"lmo-transfer: {complaint}", file=sys.stderr)
         return 2
-    from launch.cli import main as run
+    try:
+        from launch.cli import main as run
 
-    return run()
+        return run()
+    except KeyboardInterrupt:  # while importing
+        return 130
 
 
 if __name__ == "__main__":

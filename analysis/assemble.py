@@ -1,13 +1,14 @@
 """Put a verdict together: cells out of a table, numbers into rows."""
 
 import math
+import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.curves import Curve, Drift
+from analysis.curves import Curve, Drift, tied
 from analysis.load import require_columns
 from analysis.result import Comparison, SizeRow, Verdict, finite
 from analysis.rule import Cell, Judgement, SizeJudgement, t_quantile
@@ -18,6 +19,7 @@ Fixed = Mapping[str, Any] | Sequence[str] | None
 
 
 def losses_by_cell(table: pd.DataFrame, by: list[str]) -> dict[tuple[Any, ...], dict[int, float]]:
+    """Group a canonical table's losses: by the columns `by`, then by seed."""
     cells: dict[tuple[Any, ...], dict[int, float]] = {}
     columns = [table[c].tolist() for c in by]
     keys = zip(*columns, strict=True)
@@ -27,14 +29,27 @@ def losses_by_cell(table: pd.DataFrame, by: list[str]) -> dict[tuple[Any, ...], 
 
 
 def constant(df: pd.DataFrame, columns: Sequence[str], what: str) -> Point:
+    """Return the one value that each column has throughout.
+
+    Raises:
+        ValueError: a column is empty, varies, or holds no finite number.
+    """
     for column in columns:
+        if df[column].isna().all():
+            raise ValueError(
+                f"{what} must have one value of {column!r}, got an empty column; "
+                "leave it out of `comparators`"
+            )
         values = df[column].unique().tolist()
         if len(values) != 1:
             raise ValueError(f"{what} must have one value of {column!r}, got {values[:5]}")
+        if not isinstance(values[0], numbers.Real) or not math.isfinite(values[0]):
+            raise ValueError(f"column {column!r} must hold finite numbers, got {values[0]!r}")
     return tuple(float(df[column].iloc[0]) for column in columns)
 
 
 def fixed_axes(df: pd.DataFrame, fixed: Fixed) -> dict[str, Any]:
+    """Return what did not vary, by name; `fixed` as in claims.verdict."""
     if fixed is None:
         return {}
     if isinstance(fixed, Mapping):
@@ -50,6 +65,7 @@ def fixed_axes(df: pd.DataFrame, fixed: Fixed) -> dict[str, Any]:
 
 
 def num_seeds(judgement: Judgement[Point]) -> int:
+    """Return the fewest paired seeds of any cell that was compared."""
     return min((c.num_pairs for c in judgement.cells if c.num_pairs), default=0)
 
 
@@ -62,6 +78,7 @@ def assemble(
     drift: Drift | None,
     **rest: Any,
 ) -> Verdict:
+    """Join a judgement and the curves it belongs to; `rest` are the verdict's other fields."""
     by_size = {c.size: c for c in curves}
     rows = tuple(_row(j, cells, reference, columns, by_size.get(j.size)) for j in judgement.sizes)
     sets = [set(c.near_optimal) for c in curves]
@@ -88,7 +105,11 @@ def _row(
     ours = {s: list(losses.values()) for (w, s), losses in cells.items() if w == j.size}
     means = {s: float(np.mean(v)) for s, v in ours.items()}
     alive = {s: m for s, m in means.items() if math.isfinite(m)}
-    best = min(alive, key=alive.__getitem__, default=None)
+    # On ties the curve's argmin or else the reference.
+    first = reference if curve is None else (curve.best_x,)
+    lowest = min(alive.values(), default=math.inf)
+    ties = [s for s, m in alive.items() if m <= tied(lowest)]
+    best = first if first in ties else next(iter(ties), None)
     return SizeRow(
         size=j.size,
         best_x=None if best is None else best[-1],

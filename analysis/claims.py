@@ -22,7 +22,7 @@ from analysis.assemble import (
     num_seeds,
 )
 from analysis.curves import Curve, build_curves, fit_drift, smooth_noise
-from analysis.load import require_columns, snap, tidy
+from analysis.load import SEED, STATUS, require_columns, snap, tidy
 from analysis.next_runs import beyond_the_edges, more_seeds
 from analysis.result import NextRun, Status, Verdict
 from analysis.rule import Judgement, judge
@@ -40,13 +40,17 @@ def verdict(
     x: str = "stepsize",
     y: str = "val_loss",
     size: str = "width",
-    seed: str | None = "seed",
+    seed: str | None = SEED,
     group: str | None = None,
-    status: str | None = "status",
+    status: str | None = STATUS,
     fixed: Fixed = None,
     level: float = 0.05,
+    x_limit: float | None = None,
 ) -> Verdict:
     """Judge whether one value of `x` may be used at every size of the table.
+
+    Lower `y` is better. A run diverged where its status says so, or where `y`
+    is missing or not finite.
 
     Args:
         df: One row per run, one group.
@@ -54,23 +58,30 @@ def verdict(
             grid argmin of the smallest size.
         epsilon: Difference of `y` that matters; None: 0.5 % of the best loss
             at the smallest size, which must then be positive.
-        x, y, size, seed, group, status: Column names, as in load.tidy.
+        x, y, size, seed, group, status: Column names, as in load.tidy. The
+            default seed and status columns may be missing: then every run has
+            seed 0, and only `y` tells which runs diverged.
         fixed: What did not vary: a mapping, or names of constant columns.
         level: Chance of a wrong claim; halve it at each further look.
+        x_limit: Largest value of `x` that is allowed at all, such as stepsize 1
+            of a constrained optimizer: an optimum there is no grid's edge.
 
     Raises:
         ValueError: a column is missing or malformed, the table holds several
-            groups, `transferred` is missing at some size, or a column of
-            `fixed` is not constant.
+            groups, `transferred` is missing at some size, a column of `fixed`
+            is not constant, or `x_limit` lies below a grid point.
     """
     table = tidy(df, x=x, y=y, size=size, seed=seed, group=group, status=status)
     name = _one_group(table, group)
-    notes = _load_notes(table)
+    notes = _load_notes(table, y)
     epsilon, note = _epsilon(table, epsilon)
     notes += note
-    curves = build_curves(table, epsilon=epsilon)
-    transferred, note = _transferred(curves, transferred, x, size)
-    notes += note
+    curves = build_curves(table, epsilon=epsilon, x_limit=x_limit, prefer=transferred)
+    if transferred is None:
+        transferred, note = _tuned(curves[0], x, size)
+        notes += note
+        curves = build_curves(table, epsilon=epsilon, x_limit=x_limit, prefer=transferred)
+    transferred = _on_grid(curves, transferred, x, size)
 
     cells: Cells = {
         (w, (v,)): losses for (w, v), losses in losses_by_cell(table, ["size", "x"]).items()
@@ -82,7 +93,9 @@ def verdict(
         text += words.plain_drift(drift, x, size)
     runs: tuple[NextRun, ...] = ()
     if ruling == "undecided":
-        runs = beyond_the_edges(curves, x) + more_seeds(judgement, cells, [x], (transferred,))
+        runs = beyond_the_edges(curves, x, x_limit) + more_seeds(
+            judgement, cells, [x], (transferred,)
+        )
     at = (transferred,)
     return assemble(
         judgement, cells, at, [x], curves, drift,
@@ -101,9 +114,9 @@ def radii_verdict(
     x: str = "stepsize",
     y: str = "val_loss",
     size: str = "width",
-    seed: str | None = "seed",
+    seed: str | None = SEED,
     group: str | None = None,
-    status: str | None = "status",
+    status: str | None = STATUS,
     fixed: Fixed = None,
     level: float = 0.05,
 ) -> Verdict:
@@ -125,42 +138,57 @@ def radii_verdict(
         ValueError: as in `verdict`; or the main sweep's radii are not constant,
             or the star holds sizes that the main sweep lacks.
     """
-    columns = [*comparators, x]
+    names: dict[str, Any] = {"x": x, "y": y, "size": size, "seed": seed, "status": status}
+    tested = df_star is not None and not df_star.empty
+    columns = [*comparators, x] if tested else [x]
     require_columns(df_main, columns)
-    home = constant(df_main, comparators, "the main sweep")
-    table = tidy(df_main, x=x, y=y, size=size, seed=seed, group=group, status=status)
-    name, notes = _one_group(table, group), _load_notes(table)
-    curves = build_curves(table, epsilon=epsilon)
-    transferred, _ = _transferred(curves, transferred, x, size)
-    reference: Point = (*home, transferred)
+    home = constant(df_main, columns[:-1], "the main sweep")
+    table = tidy(df_main, group=group, **names)
+    curves = build_curves(table, epsilon=epsilon, prefer=transferred)
+    reference: Point = (*home, _on_grid(curves, transferred, x, size))
     common: dict[str, Any] = dict(
-        group=name, hyperparameter=", ".join(comparators), metric=y, size_name=size,
-        fixed=fixed_axes(df_main, fixed),
+        group=_one_group(table, group), hyperparameter=", ".join(comparators), metric=y,
+        size_name=size, fixed=fixed_axes(df_main, fixed),
     )  # fmt: skip
     star = (
-        {}
-        if df_star is None or df_star.empty
-        else _star_cells(df_star, comparators, home, x=x, y=y, size=size, seed=seed, status=status)
+        _star_cells(df_star, comparators, home, **names) if df_star is not None and tested else {}
     )
     if not star:
-        text = "Radii: not tested (the table holds no runs with other radii)."
-        return Verdict(
-            status="not tested", reason=text, epsilon=epsilon, level=level, num_seeds=0,
-            transferred=dict(zip(columns, reference, strict=True)), **common,
-        )  # fmt: skip
+        return _not_tested(dict(zip(columns, reference, strict=True)), epsilon, level, common)
 
+    notes = _load_notes(table, y)
     cells = _with_reference(star, table, reference, size, notes)
     judgement = _judge(cells, reference, epsilon, level, curves, notes)
     notes.append("radii are compared at the star's points only; its ends are not taken for edges")
-    ruling: Status = judgement.status
-    text = words.reason(judgement, columns, reference, size, y, num_seeds(judgement))
-    if len(judgement.sizes) < 2 and ruling != "does not transfer":
-        ruling, text = "undecided", words.one_size(size)
+    ruling, text = _rule_radii(judgement, columns, reference, size, y)
     runs = more_seeds(judgement, cells, columns, reference) if ruling == "undecided" else ()
     return assemble(
         judgement, cells, reference, columns, (), None,
         status=ruling, reason=text, next_runs=runs, notes=tuple(notes), **common,
     )  # fmt: skip
+
+
+def _not_tested(
+    at: dict[str, float], epsilon: float, level: float, common: dict[str, Any]
+) -> Verdict:
+    return Verdict(
+        status="not tested",
+        reason="Radii: not tested (the table holds no runs with other radii).",
+        transferred=at,
+        epsilon=epsilon,
+        level=level,
+        num_seeds=0,
+        **common,
+    )
+
+
+def _rule_radii(
+    judgement: Judgement[Point], columns: Sequence[str], reference: Point, size: str, y: str
+) -> tuple[Status, str]:
+    if len(judgement.sizes) < 2 and judgement.status != "does not transfer":
+        return "undecided", words.one_size(size)
+    seeds = num_seeds(judgement)
+    return judgement.status, words.reason(judgement, columns, reference, size, y, seeds)
 
 
 def _rule_sweep(
@@ -218,9 +246,12 @@ def _one_group(table: pd.DataFrame, column: str | None) -> str:
     return str(names[0])
 
 
-def _load_notes(table: pd.DataFrame) -> list[str]:
+def _load_notes(table: pd.DataFrame, y: str) -> list[str]:
     failed = table.attrs["num_failed"]
-    return [f"{failed} failed runs left out"] if failed else []
+    notes = [f"{failed} failed runs left out"] if failed else []
+    if "acc" in y.lower():
+        notes.append(f"lower {y} is taken as better; if higher is, negate it or give its error")
+    return notes
 
 
 def _epsilon(table: pd.DataFrame, epsilon: float | None) -> tuple[float, list[str]]:
@@ -235,18 +266,17 @@ def _epsilon(table: pd.DataFrame, epsilon: float | None) -> tuple[float, list[st
     return DEFAULT_EPSILON * best, ["epsilon is 0.5 % of the best loss at the smallest size"]
 
 
-def _transferred(
-    curves: Sequence[Curve], transferred: float | None, x: str, size: str
-) -> tuple[float, list[str]]:
+def _tuned(curve: Curve, x: str, size: str) -> tuple[float, list[str]]:
+    """Return the smallest size's argmin, where no transferred value is given."""
+    if math.isnan(curve.best_x):
+        raise ValueError(f"every run at {size} {curve.size:g} diverged: nothing to transfer")
+    return curve.best_x, [
+        f"the transferred {x} is the argmin of the smallest {size} in the same runs"
+    ]
+
+
+def _on_grid(curves: Sequence[Curve], transferred: float, x: str, size: str) -> float:
     """Return the transferred value as the table writes it."""
-    notes = []
-    if transferred is None:
-        transferred = curves[0].best_x
-        if math.isnan(transferred):
-            raise ValueError(
-                f"every run at {size} {curves[0].size:g} diverged: nothing to transfer"
-            )
-        notes.append(f"the transferred {x} is the argmin of the smallest {size} in the same runs")
     hits = [c.x[np.isclose(c.x, transferred, rtol=1e-9, atol=0.0)] for c in curves]
     missing = [f"{c.size:g}" for c, hit in zip(curves, hits, strict=True) if not hit.size]
     if missing:
@@ -255,7 +285,7 @@ def _transferred(
             f"the transferred {x} {transferred:g} must be a grid point at every {size}, it is "
             f"missing at {', '.join(missing)}; the grid at {curves[0].size:g} is {grid}"
         )
-    return float(hits[0][0]), notes
+    return float(hits[0][0])
 
 
 def _star_cells(

@@ -23,6 +23,7 @@ Censored = Literal["below", "above"] | None
 _REACH = 2  # cells on each side of the argmin that the parabola sees
 _NUM_DRAWS = 400
 _COVERAGE = 0.95
+_TIE = 1e-12
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,21 +91,54 @@ class Drift:
         return self.intercept + self.slope * math.log2(size)
 
 
-def build_curves(table: pd.DataFrame, *, epsilon: float, seed: int = 0) -> list[Curve]:
+def same_x(a: float, b: float) -> bool:
+    """Tell whether two numbers are one grid point, apart from rounding."""
+    return math.isclose(a, b, rel_tol=1e-9)
+
+
+def build_curves(
+    table: pd.DataFrame,
+    *,
+    epsilon: float,
+    seed: int = 0,
+    x_limit: float | None = None,
+    prefer: float | None = None,
+) -> list[Curve]:
     """Build one curve per (group, size) of a canonical table (see load.tidy).
+
+    Of cells with equal means the argmin is the one at `prefer`, else the
+    middle one of those inside the grid, else the first.
 
     Args:
         table: Columns group, size, x, seed, loss.
         epsilon: Loss difference that matters: defines the near-optimal set and
             how far from the best a cell still informs the optimum.
         seed: Of the bootstrap; the same seed gives the same intervals.
+        x_limit: Largest value that is allowed at all: an argmin there is the
+            optimum and no grid's edge.
+        prefer: Grid point that wins ties.
+
+    Raises:
+        ValueError: `x_limit` is not positive, or a grid point lies above it.
     """
+    _check_limit(table, x_limit)
     curves = []
     for _, rows in table.groupby("group", sort=True):
-        grids = [_Grid(part, epsilon) for _, part in rows.groupby("size", sort=True)]
+        parts = [part for _, part in rows.groupby("size", sort=True)]
+        grids = [_Grid(part, epsilon, x_limit, prefer) for part in parts]
         noise = _pooled_noise(grids)
         curves += [_curve(g, epsilon, noise, seed) for g in grids]
     return curves
+
+
+def _check_limit(table: pd.DataFrame, x_limit: float | None) -> None:
+    if x_limit is None:
+        return
+    if not x_limit > 0:
+        raise ValueError(f"x_limit must be positive, got {x_limit}")
+    largest = float(table["x"].max())
+    if largest > x_limit and not same_x(largest, x_limit):
+        raise ValueError(f"x_limit {x_limit:g} must not lie below a grid point, got {largest:g}")
 
 
 def fit_drift(curves: Sequence[Curve]) -> Drift | None:
@@ -151,7 +185,9 @@ def smooth_noise(curves: Sequence[Curve], epsilon: float) -> Noise:
 class _Grid:
     """The cells of one (group, size) and the window its parabola sees."""
 
-    def __init__(self, rows: pd.DataFrame, epsilon: float) -> None:
+    def __init__(
+        self, rows: pd.DataFrame, epsilon: float, x_limit: float | None, prefer: float | None
+    ) -> None:
         first = rows.iloc[0]
         self.group, self.size = str(first["group"]), first["size"].item()
         # Seeds in columns: a missing run is NaN like a diverged one, so they are counted apart.
@@ -167,6 +203,8 @@ class _Grid:
         self.low: Array = np.where(ok, cells.min().to_numpy(dtype=float), np.nan)
         self.high: Array = np.where(ok, cells.max().to_numpy(dtype=float), np.nan)
         self.finite: Ints = np.flatnonzero(ok)
+        self.at_limit = x_limit is not None and same_x(self.x[-1], x_limit)
+        self.argmin = self._argmin(prefer)
         self.window = self._window()
         best = np.nanmin(self.mean) if self.finite.size else math.nan
         excess = (self.mean[self.window] - best) / (BASIN * epsilon)
@@ -174,10 +212,20 @@ class _Grid:
         # Inverse variance of the mean, fading where the curve is no parabola any more.
         self.weight: Array = self.num_seeds[self.window] / (1 + excess**2) ** 2
 
+    def _argmin(self, prefer: float | None) -> int:
+        """Index of the best cell, ties as build_curves says; -1 if every cell diverged."""
+        if not self.finite.size:
+            return -1
+        ties = np.flatnonzero(self.mean <= tied(float(np.nanmin(self.mean))))
+        home = [i for i in ties if prefer is not None and same_x(self.x[i], prefer)]
+        inside = ties[(ties > 0) & (ties < self.x.size - 1)]
+        among = home or inside.tolist() or ties.tolist()
+        return int(among[(len(among) - 1) // 2])
+
     def _window(self) -> Ints:
         if not self.finite.size:
             return self.finite
-        at = int(np.argmin(self.mean[self.finite]))
+        at = int(np.searchsorted(self.finite, self.argmin))
         return self.finite[max(at - _REACH, 0) : at + _REACH + 1]
 
     def noise(self) -> Noise:
@@ -195,6 +243,11 @@ class _Grid:
         return Noise(float((rest**2).sum()) / df, df)
 
 
+def tied(best: float) -> float:
+    """Largest mean that equals the best, apart from rounding."""
+    return best + _TIE * abs(best)
+
+
 def _residuals(t: Array, y: Array) -> Array:
     return np.asarray(y - np.polyval(np.polyfit(t - t.mean(), y, 2), t - t.mean()))
 
@@ -209,11 +262,10 @@ def _curve(g: _Grid, epsilon: float, noise: float, seed: int) -> Curve:
     nan = math.nan
     found: tuple[Any, ...] = (nan, nan, nan, nan, nan, None, ())
     if g.finite.size:
-        argmin = int(g.finite[np.argmin(g.mean[g.finite])])
-        best = float(g.mean[argmin])
-        censored = _censored(g, argmin)
+        argmin, best = g.argmin, float(g.mean[g.argmin])
+        censored = _censored(g)
         near = tuple(float(v) for v in g.x[g.mean <= best + epsilon])
-        found = (float(g.x[argmin]), best, *_optimum(g, argmin, noise, seed), censored, near)
+        found = (float(g.x[argmin]), best, *_optimum(g, noise, seed), censored, near)
         if censored is not None:
             edge = float(np.log2(g.x[argmin]))
             open_end = (-math.inf, edge) if censored == "below" else (edge, math.inf)
@@ -221,16 +273,16 @@ def _curve(g: _Grid, epsilon: float, noise: float, seed: int) -> Curve:
     return Curve(g.group, g.size, g.x, g.mean, g.low, g.high, g.num_seeds, g.num_diverged, *found)
 
 
-def _censored(g: _Grid, argmin: int) -> Censored:
+def _censored(g: _Grid) -> Censored:
     """A cell that diverged beyond the argmin is a cliff: it brackets the optimum."""
-    if argmin == 0:
+    if g.argmin == 0:
         return "below"
-    return "above" if argmin == g.x.size - 1 else None
+    return "above" if g.argmin == g.x.size - 1 and not g.at_limit else None
 
 
-def _optimum(g: _Grid, argmin: int, noise: float, seed: int) -> tuple[float, float, float]:
+def _optimum(g: _Grid, noise: float, seed: int) -> tuple[float, float, float]:
     """Vertex of the parabola and its interval, clipped to one cell about the argmin."""
-    t = np.log2(g.x)
+    t, argmin = np.log2(g.x), g.argmin
     left, right = t[max(argmin - 1, 0)], t[min(argmin + 1, t.size - 1)]
     if g.window.size < 3:
         return float(t[argmin]), float(left), float(right)

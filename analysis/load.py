@@ -17,6 +17,14 @@ READABLE = (".csv", ".parquet", ".jsonl", ".json")
 STATUSES = ("done", "diverged", "failed")
 CANONICAL = ("group", "size", "x", "seed", "loss")
 
+
+class IfThere(str):
+    """A default column name: a table that lacks the column is one without."""
+
+
+SEED = IfThere("seed")
+STATUS = IfThere("status")
+
 # 1e-3 written as 10 ** -3 or read back from text is one grid point.
 _SAME_X = 1e-9
 
@@ -78,6 +86,8 @@ def tidy(
 ) -> pd.DataFrame:
     """Validate a table of runs and return its canonical form.
 
+    A missing column is an error, but for a name given as an `IfThere`.
+
     Args:
         df: One row per run.
         x: Column of the hyperparameter; positive numbers.
@@ -96,6 +106,7 @@ def tidy(
         ValueError: a column is missing or of the wrong type, or one run (same
             group, size, x, seed) is there twice with different results.
     """
+    seed, status = _if_there(df, seed), _if_there(df, status)
     require_columns(df, [c for c in (x, y, size, seed, group, status) if c is not None])
     if df.empty:
         raise ValueError("a table of runs needs at least one row, got none")
@@ -122,8 +133,12 @@ def require_columns(df: pd.DataFrame, wanted: Sequence[str]) -> None:
     for name in wanted:
         if name not in there:
             near = difflib.get_close_matches(name, there, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = f"; did you mean {near[0]!r}?" if near else "."
             raise ValueError(f"the table has no column {name!r}{hint} Columns: {', '.join(there)}")
+
+
+def _if_there(df: pd.DataFrame, column: str | None) -> str | None:
+    return None if isinstance(column, IfThere) and column not in df.columns else column
 
 
 def snap(values: "pd.Series[float]") -> "pd.Series[float]":

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from analysis.curves import Curve
+from analysis.curves import Curve, same_x
 from analysis.result import NextRun
 from analysis.rule import Cell, Judgement, t_quantile
 from analysis.words import Point
@@ -12,8 +12,14 @@ _MOST = 32
 """More seeds than this for one cell are not proposed: ask for a larger epsilon instead."""
 
 
-def beyond_the_edges(curves: Sequence[Curve], x: str) -> tuple[NextRun, ...]:
-    """One more grid point, with as many seeds, beyond each edge that holds an argmin."""
+def beyond_the_edges(
+    curves: Sequence[Curve], x: str, x_limit: float | None = None
+) -> tuple[NextRun, ...]:
+    """One more grid point, with as many seeds, beyond each edge that holds an argmin.
+
+    None lies above `x_limit`: a step that would pass it ends there.
+    """
+    most = math.inf if x_limit is None else x_limit
     runs = []
     for c in curves:
         if c.censored is None:
@@ -24,7 +30,9 @@ def beyond_the_edges(curves: Sequence[Curve], x: str) -> tuple[NextRun, ...]:
         if c.censored == "above" or c.x.size == 1:
             if c.x.size > 1:
                 ratio = c.x[-1] / c.x[-2]
-            runs.append(_run(c.size, {x: c.x[-1] * ratio}, int(c.num_seeds[-1])))
+            if c.x[-1] < most and not same_x(c.x[-1], most):
+                value = min(c.x[-1] * ratio, most)
+                runs.append(_run(c.size, {x: value}, int(c.num_seeds[-1])))
     return tuple(runs)
 
 

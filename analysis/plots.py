@@ -228,7 +228,7 @@ def axes_text(axes: Mapping[str, object]) -> str:
         name = name.replace("_", " ")
         if isinstance(value, bool):
             return name if value else f"not {name}"
-        return f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+        return f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
 
     return ", ".join(text(name, value) for name, value in axes.items())
 

@@ -34,6 +34,7 @@ def size_colors(sizes: Sequence[float]) -> dict[float, Color]:
 
 
 def clean(ax: Axes) -> None:
+    """Take away what carries no data: two spines, dark grid lines, large tick labels."""
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(True, color="0.92", linewidth=0.8)
     ax.set_axisbelow(True)
@@ -72,7 +73,11 @@ def caption(fig: Figure, text: str, *, width: float = 16.0) -> None:
 
 
 def _wrap(text: str, per_line: int) -> str:
-    lines = [line for part in text.splitlines() for line in textwrap.wrap(part, per_line)]
+    lines = [
+        line
+        for part in text.splitlines()
+        for line in textwrap.wrap(part, per_line, break_on_hyphens=False)
+    ]
     return "\n".join(lines)
 
 

@@ -10,6 +10,10 @@ Point = tuple[float, ...]
 """A comparator's values, in the order of the verdict's columns."""
 
 
+_PLAIN = 0.1
+"""Drifts of fewer octaves per doubling are not worth a sentence, however sure they are."""
+
+
 def number(value: float) -> str:
     """Write powers of two below 1 as 2^-k, other numbers with four digits."""
     if 0 < value < 1:
@@ -38,7 +42,7 @@ def reason(
     if judgement.status == "transfers":
         worst = max(sizes, key=lambda j: j.upper or 0.0)
         return (
-            f"{who} is within {eps:.3g} {metric} of the best setting at every {size_name} from "
+            f"{who[0].upper()}{who[1:]} is within {eps:.3g} {metric} of the best setting at every {size_name} from "
             f"{sizes[0].size:g} to {sizes[-1].size:g} (largest upper bound {worst.upper:.2g}, at "
             f"{size_name} {worst.size:g}; {seeds})."
         )
@@ -143,7 +147,7 @@ def at_edge(edges: Sequence[Curve], hyperparameter: str, size_name: str, bounded
 
 def plain_drift(drift: Drift | None, hyperparameter: str, size_name: str) -> str:
     """Words for an undecided verdict whose optimum moves all the same."""
-    if drift is None or not drift.excludes_zero:
+    if drift is None or not drift.excludes_zero or abs(drift.slope) <= _PLAIN:
         return ""
     return (
         f" All the same the best {hyperparameter} drifts plainly, by a factor of "

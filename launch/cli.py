@@ -4,7 +4,9 @@ Heavy packages are imported inside the functions that need them: help and lists 
 """
 
 import argparse
+import io
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Callable
@@ -30,6 +32,9 @@ Arguments = argparse.Namespace
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code: 0, 1, 2, 5 or 130 (see docs/cli.md)."""
     given = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without UTF-8 is no reason to fail
     if not given or given[0] in ("-h", "--help"):
         print(overview())
         return DONE
@@ -42,6 +47,9 @@ def main(arguments: list[str] | None = None) -> int:
         return _dispatch(given[0], given[1:])
     except SystemExit as leaving:  # argparse's help; tyro's boxes
         return leaving.code if isinstance(leaving.code, int) else BAD_INPUT
+    except KeyboardInterrupt:
+        print_error("interrupted")
+        return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader of our output left early
         return DONE
@@ -75,8 +83,8 @@ def _explain(error: Exception) -> int:
         print_error(str(error))
         return FAILED_RUNS
     if isinstance(error, OSError) and not debug:
-        print_error(f"{error.filename or 'the study folder'}: {error.strerror or error}; finished "
-                    "runs are kept, and the same command goes on")  # fmt: skip
+        where = f"{error.filename}: " if error.filename else ""
+        print_error(f"{where}{error.strerror or error}")
         return BAD_INPUT
     if isinstance(error, (ValueError, IncompleteError)) and not debug:
         print_error(str(error))
@@ -119,7 +127,8 @@ def _study(options: Arguments) -> Any:
 
     experiment = _experiment(options)
     named = Path(options.source) if options.source and Path(options.source).is_dir() else None
-    folder = Path(options.study) if options.study else named or DEFAULT_ROOT / experiment.name
+    study = getattr(options, "study", None)
+    folder = Path(study) if study else named or DEFAULT_ROOT / experiment.name
     return Study.create(folder, experiment)
 
 
@@ -129,15 +138,16 @@ def _existing_study(options: Arguments) -> Any:
     from sweeps.study import DEFAULT_ROOT, Study
 
     source = options.source or DEFAULT_PRESET
-    if options.study:
-        folder = Path(options.study)
-    elif Path(source).is_dir():
-        folder = Path(source)
-    else:
-        folder = DEFAULT_ROOT / load_experiment(source).name
+    if options.study and not options.source:
+        return Study.open(Path(options.study))
+    experiment = load_experiment(source)
+    named = Path(source) if Path(source).is_dir() else DEFAULT_ROOT / experiment.name
+    folder = Path(options.study) if options.study else named
     if not folder.is_dir():
-        raise ValueError(f"no study in {folder} yet: {PROG} run {source}")
-    return Study.open(folder)
+        raise ValueError(f"no study in {folder} yet: {PROG} run {shlex.quote(source)}")
+    study = Study.open(folder)
+    study.require_same(experiment)
+    return study
 
 
 # --- commands that train ---------------------------------------------------------------------
@@ -164,19 +174,21 @@ def _tune(options: Arguments) -> int:
 def _work(options: Arguments, study: Any, finish: Callable[..., int]) -> int:
     """Do a command that may train, with progress; Ctrl-C says how to go on."""
     from launch.console import ConsoleReporter, make_console
+    from sweeps.driver import sole_driver
     from sweeps.runner import LocalRunner
 
     console = make_console()
-    study.table.sweep_temporaries()
+    resume = f"finished runs are kept. Go on with: {PROG} resume {_quoted(study.folder)}"
     try:
-        with LocalRunner(options.workers) as runner:
+        with sole_driver(study.folder), LocalRunner(options.workers) as runner:
+            study.clean()
             return finish(options, study, console, runner, ConsoleReporter(console))
     except KeyboardInterrupt:
-        console.print(
-            f"\ninterrupted; finished runs are kept. Go on with: {PROG} resume {study.folder}",
-            markup=False,
-        )
+        console.print(f"\ninterrupted; {resume}", markup=False)
         return INTERRUPTED
+    except OSError as error:
+        print_error(f"{error.filename or study.folder}: {error.strerror or error}; {resume}")
+        return BAD_INPUT
     finally:
         for problem in study.table.problems:
             console.print(f"note: {problem}", markup=False)
@@ -188,7 +200,7 @@ def _finish_tuning(options: Arguments, study: Any, console: Any, runner: Any, re
     with reporter:
         tuned = study.tune(runner, reporter, options.retry_failed)
     report.print_tuned(console, tuned)
-    report.print_next(console, f"{PROG} sweep {study.folder}")
+    report.print_next(console, f"{PROG} sweep {_quoted(study.folder)}")
     return DONE
 
 
@@ -201,7 +213,7 @@ def _finish_sweep(options: Arguments, study: Any, console: Any, runner: Any, rep
     done = pipeline.finished(study)
     report.print_tuned(console, done.tuned)
     report.print_files(console, pipeline.write_tables(done))
-    report.print_next(console, f"{PROG} verdict {study.folder}")
+    report.print_next(console, f"{PROG} verdict {_quoted(study.folder)}")
     return _exit_code(console, done)
 
 
@@ -214,20 +226,24 @@ def _finish_everything(
     with reporter:
         complete(study, runner, reporter, options.retry_failed)
     done = pipeline.finished(study, need_check=True)
-    verdicts = pipeline.judge(done)
-    report.print_tuned(console, done.tuned)
-    report.print_verdicts(console, verdicts)
-    report.print_check(console, done)
     files = pipeline.write_tables(done)
+    verdicts = pipeline.judge(done)
     files.append(pipeline.write_verdicts(done, verdicts))
     files += figures.draw(done, verdicts)
     recipe = pipeline.export_recipe(done, verdicts, None, done.results / "recipe.json")
     files += [recipe] if recipe else []
+    report.print_tuned(console, done.tuned)
+    report.print_verdicts(console, verdicts)
+    report.print_check(console, done)
     report.print_files(console, files)
     if recipe:
         width = 4 * study.experiment.sweep.widths[-1]
-        report.print_next(console, f"{PROG} train --recipe {recipe} --width {width}")
+        report.print_next(console, f"{PROG} train --recipe {_quoted(recipe)} --width {width}")
     return _exit_code(console, done)
+
+
+def _quoted(path: Path) -> str:
+    return shlex.quote(str(path))
 
 
 def _exit_code(console: Any, done: Any) -> int:
@@ -237,7 +253,7 @@ def _exit_code(console: Any, done: Any) -> int:
     first = done.frame[done.frame["status"] == "failed"].iloc[0]
     console.print(
         f"{failed} runs failed, the first ({first['run_id']}) with: {first['error']}\n"
-        f"try them again with: {PROG} resume {done.study.folder} --retry-failed",
+        f"try them again with: {PROG} resume {_quoted(done.study.folder)} --retry-failed",
         markup=False,
     )
     return FAILED_RUNS
@@ -260,14 +276,14 @@ def _verdict(options: Arguments) -> int:
 
     done = pipeline.finished(_existing_study(options))
     verdicts = pipeline.judge(done)
-    path = pipeline.write_verdicts(done, verdicts)
     if options.json:
-        print(json.dumps(pipeline.verdicts_to_dict(done, verdicts), indent=2, sort_keys=True))
+        print(json.dumps(pipeline.verdicts_to_dict(done, verdicts), indent=2))
+        pipeline.write_verdicts(done, verdicts)
     else:
         console = make_console()
-        report.print_verdicts(console, verdicts)
-        report.print_files(console, [path])
-        report.print_next(console, f"{PROG} plot {done.study.folder}")
+        report.print_verdicts(console, verdicts)  # before writing: a folder may be read-only
+        report.print_files(console, [pipeline.write_verdicts(done, verdicts)])
+        report.print_next(console, f"{PROG} plot {_quoted(done.study.folder)}")
     if not options.exit_code:
         return DONE
     first = next(iter(verdicts.values()))["stepsize"].status
@@ -281,7 +297,7 @@ def _plot(options: Arguments) -> int:
     done = pipeline.finished(_existing_study(options))
     console = make_console()
     report.print_files(console, figures.draw(done, pipeline.judge(done)))
-    report.print_next(console, f"{PROG} export {done.study.folder}")
+    report.print_next(console, f"{PROG} export {_quoted(done.study.folder)}")
     return DONE
 
 
@@ -297,7 +313,7 @@ def _export(options: Arguments) -> int:
     console = make_console()
     report.print_files(console, [recipe])
     width = 2 * done.study.experiment.sweep.widths[-1]
-    report.print_next(console, f"{PROG} train --recipe {recipe} --width {width}")
+    report.print_next(console, f"{PROG} train --recipe {_quoted(recipe)} --width {width}")
     return DONE
 
 

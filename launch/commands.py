@@ -142,7 +142,7 @@ def parser(name: str) -> argparse.ArgumentParser:
 
 
 def _add_options(made: argparse.ArgumentParser, name: str) -> None:
-    if COMMANDS[name].source and name != "show":
+    if COMMANDS[name].source and name not in ("show", "resume"):
         made.add_argument("--study", metavar="DIR", help="study folder (studies/<name>)")
     if name in ("run", "tune", "sweep", "resume", "train"):
         made.add_argument("--workers", type=int, metavar="N", help="processes (one a core)")

@@ -1,5 +1,6 @@
 """The console and its progress display."""
 
+import shutil
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -15,9 +16,14 @@ if TYPE_CHECKING:
 _SECONDS_BETWEEN_LINES = 10.0
 
 
+_LEAST_WIDTH = 100
+"""Tables need this much; a narrower terminal folds lines, which loses nothing."""
+
+
 def make_console() -> Console:
-    """Return a console; without a terminal its lines are not folded at 80 characters."""
-    return Console(width=None if sys.stdout.isatty() else 120, highlight=False, soft_wrap=True)
+    """Return a console wide enough for tables; only terminals fold lines."""
+    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else 120
+    return Console(width=max(columns, _LEAST_WIDTH), highlight=False, soft_wrap=True)
 
 
 class ConsoleReporter(Reporter):

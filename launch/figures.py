@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launch.pipeline import Finished
+from launch.pipeline import Finished, largest_stepsize
 
 if TYPE_CHECKING:
     from analysis import Verdict
@@ -25,7 +25,9 @@ def draw(done: Finished, verdicts: Mapping[str, Mapping[str, "Verdict"]]) -> lis
             group="arm",
             status="status",
         )
-        curves = build_curves(table, epsilon=claims["stepsize"].epsilon)
+        curves = build_curves(
+            table, epsilon=claims["stepsize"].epsilon, x_limit=largest_stepsize(done, arm)
+        )
         panels.append(Panel(title=arm, curves=curves, verdict=claims["stepsize"]))
     folder = done.results / "figures"
     files = save(plot_curves(panels), folder / "loss_against_stepsize")

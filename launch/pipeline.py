@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeps.plan import PlannedRun, round_to_grid
+from sweeps.plan import PlannedRun
 from sweeps.progress import Reporter
 from sweeps.study import Study, write_json
 from sweeps.table import StoredRun
@@ -45,7 +45,7 @@ class Finished:
 
     def transferred(self, arm: str) -> float:
         """Return the stepsize that the verdict is about."""
-        return round_to_grid(self.tuned[arm].optimizer.stepsize)
+        return self.tuned[arm].optimizer.stepsize
 
     def num_failed(self) -> int:
         """Count the runs that raised."""
@@ -85,11 +85,13 @@ def finished(study: Study, *, need_check: bool = False) -> Finished:
 
 
 def _tuning_runs(study: Study, tuned: dict[str, Tuned]) -> list[PlannedRun]:
-    configs: dict[str, PlannedRun] = {}
-    for arm, result in tuned.items():
-        for config in result.tried:
-            configs[config.run_id] = PlannedRun(arm=arm, purpose="tune", config=config)
-    return list(configs.values())
+    # Trials may repeat a setting, and arms may share runs.
+    runs = {
+        (arm, config.run_id): PlannedRun(arm=arm, purpose="tune", config=config)
+        for arm, result in tuned.items()
+        for config in result.tried
+    }
+    return list(runs.values())
 
 
 def write_tables(done: Finished) -> list[Path]:
@@ -124,19 +126,27 @@ def judge(done: Finished) -> dict[str, dict[str, "Verdict"]]:
         common: dict[str, Any] = {
             "transferred": done.transferred(arm),
             "epsilon": settings.epsilon,
-            "level": settings.level,
+            # The significance level is halved at each further look.
+            "level": settings.level / 2 ** (done.study.looks() - 1),
             "group": "arm",
         }
         fixed = fixed_axes(done, arm)
-        verdicts[arm] = {"stepsize": verdict(main, fixed=fixed, **common)}
+        limit = largest_stepsize(done, arm)
+        verdicts[arm] = {"stepsize": verdict(main, fixed=fixed, x_limit=limit, **common)}
         if isinstance(done.tuned[arm].optimizer, ScionConfig):
-            radii = [c for c in star.columns if c.startswith("radius_") and star[c].notna().all()]
+            radii = [c for c in main.columns if c.startswith("radius_") and main[c].notna().all()]
             varied = {f"radius_{role}" for role in done.study.experiment.arms[arm].star}
             rest = {axis: value for axis, value in fixed.items() if axis not in varied}
             verdicts[arm]["radii"] = radii_verdict(
                 main, star, comparators=radii, fixed=rest, **common
             )
     return verdicts
+
+
+def largest_stepsize(done: Finished, arm: str) -> float | None:
+    """Return the largest stepsize that an arm's optimizer allows; None if there is none."""
+    optimizer = done.tuned[arm].optimizer
+    return 1.0 if isinstance(optimizer, ScionConfig) and optimizer.constrained else None
 
 
 def fixed_axes(done: Finished, arm: str) -> dict[str, Any]:
@@ -222,9 +232,15 @@ def _provenance(done: Finished, arm: str) -> dict[str, Any]:
         "tuning_num_trials": tuned.num_trials,
         "tuning_run_ids": list(tuned.run_ids),
         "sweep_run_ids": sorted(swept),
-        "versions": done.rows[swept[0]].versions,
+        "versions": _versions([done.rows[run_id].versions for run_id in swept]),
         "commit": _commit(),
     }
+
+
+def _versions(used: list[dict[str, str]]) -> dict[str, str]:
+    """Return the versions behind a set of runs, all of them where they differ."""
+    names = sorted({name for versions in used for name in versions})
+    return {name: ", ".join(sorted({v.get(name, "unknown") for v in used})) for name in names}
 
 
 def _commit() -> str | None:

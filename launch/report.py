@@ -75,6 +75,11 @@ def print_verdicts(console: Console, verdicts: Mapping[str, Mapping[str, "Verdic
                 )
             if len(verdict.next_runs) > _MAX_NEXT:
                 console.print(f"  and {len(verdict.next_runs) - _MAX_NEXT} more in verdict.json")
+            if verdict.next_runs:
+                console.print(
+                    "  more seeds everywhere: add numbers to --sweep.seeds (halves the level)",
+                    markup=False,
+                )
         drift = claims["stepsize"].drift
         if drift is not None:
             console.print(f"drift of the optimum: {_drift(drift)}", markup=False)
@@ -90,7 +95,8 @@ def _drift(drift: Any) -> str:
 def _verdict_table(arm: str, verdict: "Verdict") -> Table:
     stepsize = power_of_two(verdict.transferred["stepsize"])
     table = Table(
-        title=f"{arm}, transferred stepsize {stepsize}, epsilon {verdict.epsilon:g}",
+        title=f"{arm}, transferred stepsize {stepsize}, epsilon {verdict.epsilon:g}, "
+        f"level {verdict.level:g}",
         title_justify="left",
     )
     for head in (verdict.size_name, "best at", "best loss", "transferred", "regret", "at most"):

@@ -11,7 +11,8 @@ from launch.console import ConsoleReporter, make_console
 from launch.report import number, print_files
 from sweeps.runner import LocalRunner
 from sweeps.table import RunTable, StoredRun
-from transfer.config import RunConfig
+from transfer.config import NUMERICS, RunConfig
+from transfer.data import load, require_fits
 from transfer.recipe import Recipe
 
 
@@ -26,6 +27,8 @@ def train_recipe(
     seeds = options.seeds or [run.seed]
     if len(set(seeds)) != len(seeds) or min(seeds) < 0:
         raise UsageError(f"--seeds must be different numbers, each at least 0, got {seeds}")
+    run = replace(run, numerics=NUMERICS)
+    require_fits(load(run.data), run.data, run.batch_size)
     configs = [replace(run, seed=seed) for seed in seeds]
     console = make_console()
     for change in changed_axes(recipe.run, run):
@@ -33,7 +36,7 @@ def train_recipe(
     folder = _folder(options)
     table = RunTable(folder)
     reporter = ConsoleReporter(console)
-    known = table.read()
+    known = {run_id for run_id, row in table.read().items() if row.status != "failed"}
     missing = [c for c in configs if c.run_id not in known]
     try:
         with reporter, LocalRunner(options.workers) as runner:
@@ -91,5 +94,8 @@ def _report(console: Any, recipe: Recipe, rows: list[StoredRun], folder: Path) -
 
 def _swept(recipe: Recipe) -> str:
     """The losses that the verdict saw at the swept sizes, for comparison."""
-    rows = recipe.verdict.get("stepsize", {}).get("rows", [])
-    return ", ".join(f"{row['size']:g}: {number(row['loss_at_transferred'])}" for row in rows)
+    try:
+        rows = recipe.verdict["stepsize"]["rows"]
+        return ", ".join(f"{row['size']:g}: {number(row['loss_at_transferred'])}" for row in rows)
+    except (KeyError, TypeError, ValueError):
+        return ""  # a recipe without a verdict, or with one of another tool, trains all the same

@@ -1,6 +1,7 @@
 """An experiment: what is tuned, what is swept and how it is judged, from a TOML file."""
 
 import json
+import re
 import tomllib
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from importlib import resources
@@ -192,9 +193,12 @@ class Experiment:
     def _require_roles(self) -> None:
         """The arms must have rules for the model's roles, and vary no others."""
         roles = self.model.roles(self.train.depth)
+        folded = [name.casefold() for name in self.arms]
+        require(len(set(folded)) == len(folded), "arms", "names that differ", list(self.arms))
         for name, arm in self.arms.items():
-            for role in {*arm.search, *arm.star} - {"stepsize", *roles}:
-                raise ValueError(unknown(f"arms.{name}: role of the model", role, roles))
+            for role in sorted({*arm.search, *arm.star} - {"stepsize", *roles}):
+                where = f"arms.{name}: a role in search and star"
+                raise ValueError(unknown(where, role, roles) + "; remove it there")
             rules = getattr(arm.optimizer, "roles", dict.fromkeys(roles))
             for role in roles:
                 where, wanted = f"arms.{name}.optimizer.roles", f"a table with {role!r}"
@@ -239,6 +243,11 @@ def _explain(problem: Any) -> str:
         return f"{path}: " + unknown("field", loc[-1], _names_at(Experiment, loc[:-1]))
     if problem["type"] == "value_error":
         return f"{path}: {problem['ctx']['error']}" if loc else str(problem["ctx"]["error"])
+    if problem["type"] in ("literal_error", "union_tag_invalid"):
+        said = problem["ctx"].get("expected") or problem["ctx"]["expected_tags"]
+        got = problem["ctx"].get("tag", problem["input"])
+        where = f"{path}.name" if "tag" in problem["ctx"] else path
+        return unknown(where, got, re.findall(r"'([^']*)'", said))
     if problem["type"] == "missing":
         return f"{path} is missing"
     got = f", got {problem['input']!r}" if not isinstance(problem["input"], dict) else ""
@@ -289,10 +298,15 @@ def load_experiment(source: str) -> Experiment:
         saved = path / "experiment.json"
         if not saved.is_file():
             raise ValueError(f"{source} is a folder without experiment.json: no study")
-        return experiment_from_dict(_parse(json.loads, saved), str(saved))
+        return load_experiment_file(saved)
     if path.suffix == ".toml":
         return experiment_from_dict(_parse(tomllib.loads, path), source)
     return experiment_from_dict(tomllib.loads(preset_text(source)), f"preset {source}")
+
+
+def load_experiment_file(path: Path) -> Experiment:
+    """Load an experiment that a study saved as JSON; raises as `load_experiment`."""
+    return experiment_from_dict(_parse(json.loads, path), str(path))
 
 
 def _parse(parser: Any, path: Path) -> dict[str, Any]:

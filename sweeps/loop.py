@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from sweeps.driver import sole_driver
 from sweeps.experiment import Experiment
 from sweeps.plan import PlannedRun, Purpose
 from sweeps.progress import Reporter
@@ -44,11 +45,12 @@ def run(
     """
     study = Study.create(folder or DEFAULT_ROOT / experiment.name, experiment)
     reporter = reporter or Reporter()
-    if runner is not None:
-        complete(study, runner, reporter, retry_failed)
-        return study
-    with LocalRunner() as local:
-        complete(study, local, reporter, retry_failed)
+    with sole_driver(study.folder):
+        if runner is not None:
+            complete(study, runner, reporter, retry_failed)
+            return study
+        with LocalRunner() as local:
+            complete(study, local, reporter, retry_failed)
     return study
 
 

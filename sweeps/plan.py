@@ -1,6 +1,5 @@
 """From an experiment to the runs it consists of."""
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -61,15 +60,9 @@ def with_settings(optimizer: OptimizerConfig, settings: dict[str, float]) -> Opt
     return replace(optimizer, stepsize=settings.get("stepsize", optimizer.stepsize))
 
 
-def round_to_grid(stepsize: float) -> float:
-    """Return the nearest power of two: the sweep's grid."""
-    return float(2.0 ** round(math.log2(stepsize)))
-
-
 def stepsize_grid(arm: ArmConfig, tuned: OptimizerConfig) -> list[float]:
-    """Return the powers of two around the tuned stepsize, increasing."""
-    centre = round_to_grid(tuned.stepsize)
-    grid = [centre * 2.0**k for k in range(-arm.octaves_below, arm.octaves_above + 1)]
+    """Return the octaves around the tuned stepsize, increasing; tuning stays on powers of two."""
+    grid = [tuned.stepsize * 2.0**k for k in range(-arm.octaves_below, arm.octaves_above + 1)]
     constrained = isinstance(tuned, ScionConfig) and tuned.constrained
     return [s for s in grid if not constrained or s <= 1]
 
@@ -91,12 +84,11 @@ def star_runs(
         return []
     reach = experiment.sweep.star_neighbours
     grid = stepsize_grid(arm, tuned)
-    middle = grid.index(round_to_grid(tuned.stepsize))
+    middle = grid.index(tuned.stepsize)
     near = grid[max(0, middle - reach) : middle + reach + 1]
     settings = [
         {"stepsize": s, role: tuned.roles[role].radius * factor}
         for role, factors in arm.star.items()
-        if role in experiment.model.roles(experiment.train.depth)
         for factor in factors
         for s in near
     ]
@@ -108,8 +100,7 @@ def check_runs(
 ) -> list[PlannedRun]:
     """Return the runs at twice the largest width with the setting that is handed over."""
     width = 2 * experiment.sweep.widths[-1]
-    settings = {"stepsize": round_to_grid(tuned.stepsize)}
-    return _cells(experiment, name, "check", tuned, [settings], fingerprint, widths=(width,))
+    return _cells(experiment, name, "check", tuned, [{}], fingerprint, widths=(width,))
 
 
 def _cells(

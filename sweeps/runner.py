@@ -96,16 +96,25 @@ class LocalRunner:
         for worker in self._crew:
             arguments = (worker, table, jobs, answers)
             threading.Thread(target=_serve, args=arguments, daemon=True).start()
-        done = 0
-        while done < num_runs:
-            answer = answers.get()
-            if isinstance(answer, BaseException):
-                raise answer
-            if isinstance(answer, _Step):
-                reporter.running(answer.config, answer.step)
-                continue
-            done += answer
-            reporter.advance(answer)
+        try:
+            _follow(answers, num_runs, reporter)
+        except BaseException:
+            self.close()  # or the threads would go on with the old queue
+            raise
+
+
+def _follow(answers: _Answers, num_runs: int, reporter: Reporter) -> None:
+    """Pass on what the serving threads say until every run is published."""
+    done = 0
+    while done < num_runs:
+        answer = answers.get()
+        if isinstance(answer, BaseException):
+            raise answer
+        if isinstance(answer, _Step):
+            reporter.running(answer.config, answer.step)
+            continue
+        done += answer
+        reporter.advance(answer)
 
 
 def _num_cores() -> int:
@@ -248,6 +257,8 @@ def _start_worker(folder: str) -> "subprocess.Popen[str]":
         stdout=subprocess.PIPE,
         env=environment,
         text=True,
+        # Ctrl-C is the driver's to handle; workers end when their standard input closes.
+        start_new_session=True,
     )
 
 

@@ -1,7 +1,9 @@
 """A study: the folder that holds one experiment, its run table, tuning and results."""
 
+import contextlib
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from sweeps.experiment import (
     experiment_from_dict,
     experiment_to_dict,
     load_experiment,
+    load_experiment_file,
 )
 from sweeps.plan import PlannedRun, check_runs, star_runs, sweep_runs
 from sweeps.progress import Reporter
@@ -59,7 +62,7 @@ class Study:
             old = load_experiment(str(folder))
             experiment = replace(experiment, data=_same_data(experiment, old))
             if experiment != old:
-                _require_growth(folder, old, experiment)
+                _refuse(folder, _differences(old, experiment, _grown))
                 kept = folder / "experiments"
                 kept.mkdir(exist_ok=True)
                 number = len(list(kept.glob("*.json"))) + 1
@@ -68,13 +71,25 @@ class Study:
             return cls(folder, experiment)
         if folder.exists() and (not folder.is_dir() or _occupied(folder)):
             raise ValueError(f"{folder} exists and is no study: choose another --study folder")
-        from transfer import data
-
-        fingerprint = data.load(experiment.data).fingerprint
+        fingerprint = _fitting_data(experiment)
         experiment = replace(experiment, data=replace(experiment.data, fingerprint=fingerprint))
         folder.mkdir(parents=True, exist_ok=True)
         write_json(path, experiment_to_dict(experiment))
         return cls(folder, experiment)
+
+    # --- history ---
+
+    def require_same(self, experiment: Experiment) -> None:
+        """Raise ValueError naming every field in which an experiment differs from the study's."""
+        experiment = replace(experiment, data=_same_data(experiment, self.experiment))
+        _refuse(self.folder, _differences(self.experiment, experiment))
+
+    def looks(self) -> int:
+        """Count how often the sweep was judged, or may have been: once, and after each growth of
+        its seeds once more."""
+        kept = (self.folder / "experiments").glob("*.json")
+        earlier = {tuple(load_experiment_file(path).sweep.seeds) for path in kept}
+        return len(earlier | {self.experiment.sweep.seeds})
 
     # --- plans ---
 
@@ -93,6 +108,14 @@ class Study:
         ]
 
     # --- work ---
+
+    def clean(self, older_than_s: float = 3600.0) -> None:
+        """Remove what killed writers left under temporary names."""
+        limit = time.time() - older_than_s
+        for path in self.folder.rglob(".tmp-*"):
+            with contextlib.suppress(OSError):
+                if path.stat().st_mtime < limit:
+                    path.unlink()
 
     def tune(
         self, runner: Runner | None, reporter: Reporter, retry_failed: bool = False
@@ -140,8 +163,18 @@ class Study:
             return rows
         if runner is None:
             raise LookupError(f"{len(missing)} of {len(wanted)} runs are missing")
+        _fitting_data(self.experiment)
         runner.run(self.table, missing, reporter)
         return self.table.read()
+
+
+def _fitting_data(experiment: Experiment) -> str:
+    """Load the data, see that they are the planned ones and hold a batch; return their hash."""
+    from transfer import data
+
+    loaded = data.load(experiment.data)
+    data.require_fits(loaded, experiment.data, experiment.train.batch_size)
+    return loaded.fingerprint
 
 
 def _occupied(folder: Path) -> bool:
@@ -168,13 +201,19 @@ _MAY_GROW = ("sweep.widths", "sweep.seeds", "sweep.star_neighbours", "tune.trial
 _ARM_MAY_GROW = ("octaves_below", "octaves_above", "star")
 
 
-def _require_growth(folder: Path, old: Experiment, new: Experiment) -> None:
+def _differences(
+    old: Experiment, new: Experiment, may_differ: Callable[..., bool] = lambda *_: False
+) -> list[str]:
+    """Name the fields that differ, with both values."""
     before, after = _flat(experiment_to_dict(old)), _flat(experiment_to_dict(new))
-    differing = [
+    return [
         f"{key} ({before.get(key, 'absent')} there, {after.get(key, 'absent')} here)"
         for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key) and not _grown(key, before, after)
+        if before.get(key) != after.get(key) and not may_differ(key, before, after)
     ]
+
+
+def _refuse(folder: Path, differing: list[str]) -> None:
     if differing:
         raise ValueError(
             f"{folder} holds another experiment: {'; '.join(differing)}. Name the folder itself "

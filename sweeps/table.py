@@ -287,14 +287,6 @@ class RunTable:
             del self._files[name]
         return len(whole)
 
-    def sweep_temporaries(self, older_than_s: float = 3600.0) -> None:
-        """Remove what killed writers left under temporary names."""
-        limit = time.time() - older_than_s
-        for path in self.folder.glob("*/.tmp-*"):
-            with contextlib.suppress(OSError):
-                if path.stat().st_mtime < limit:
-                    path.unlink()
-
 
 def _record_names(folder: str) -> list[str]:
     """Return the names of the record files in one folder, not those still being written."""

@@ -19,13 +19,14 @@ from sweeps.experiment import ArmConfig, Experiment
 from sweeps.plan import run_config, with_settings
 from sweeps.progress import Reporter
 from sweeps.table import StoredRun
-from transfer.config import OptimizerConfig, RunConfig, canonical_json
+from transfer.config import OptimizerConfig, RunConfig, ScionConfig, canonical_json
 
 if TYPE_CHECKING:
     import optuna
 
 Evaluate = Callable[[Sequence[RunConfig]], dict[str, StoredRun]]
 
+_STEPSIZE_STEP = 1.0
 _RADIUS_STEP = 0.5
 """Radii are tried on half octaves, stepsizes on the octaves of the sweep's grid, so the tuned
 setting is itself a cell of the sweep and needs no rounding."""
@@ -177,6 +178,10 @@ def _sample(
         study = _open_journal(folder / f"{trials.arm}.journal", trials, config, reporter)
     told = sum(t.state.is_finished() for t in study.get_trials(deepcopy=False))
     seeds = len(plan.seeds)
+    if _given(config) is None:
+        reporter.note(
+            f"arm {trials.arm}: its given settings lie outside its search and are not tried first"
+        )
     reporter.stage(f"tune {trials.arm}: {plan.trials} trials", plan.trials * seeds, told * seeds)
     for end in range(plan.batch, plan.trials + 1, plan.batch):
         while len(study.get_trials(deepcopy=False)) < end:
@@ -197,9 +202,26 @@ def _space(config: ArmConfig) -> dict[str, Any]:
     from optuna.distributions import FloatDistribution
 
     return {
-        name: FloatDistribution(low, high, step=1.0 if name == "stepsize" else _RADIUS_STEP)
+        name: FloatDistribution(low, high, step=_step(name))
         for name, (low, high) in sorted(config.search.items())
     }
+
+
+def _given(config: ArmConfig) -> dict[str, float] | None:
+    """Log2 of the settings that the arm came with, the first to be tried; None if off the grid."""
+    given = {"stepsize": config.optimizer.stepsize}
+    if isinstance(config.optimizer, ScionConfig):
+        given |= {role: rule.radius for role, rule in config.optimizer.roles.items()}
+    logs = {name: math.log2(given[name]) for name in config.search}
+    on_grid = all(
+        low <= logs[name] <= high and (logs[name] / _step(name)).is_integer()
+        for name, (low, high) in config.search.items()
+    )
+    return logs if on_grid else None
+
+
+def _step(name: str) -> float:
+    return _STEPSIZE_STEP if name == "stepsize" else _RADIUS_STEP
 
 
 def _settings(trial: "optuna.trial.FrozenTrial") -> dict[str, float]:
@@ -209,6 +231,9 @@ def _settings(trial: "optuna.trial.FrozenTrial") -> dict[str, float]:
 def _ask(study: "optuna.Study", trials: _Trials, config: ArmConfig) -> None:
     number = len(study.get_trials(deepcopy=False))
     study.sampler = _sampler(trials.experiment.tune.sampler, trials.experiment, number)
+    given = _given(config)
+    if number == 0 and given is not None:
+        study.enqueue_trial(given)
     study.ask(fixed_distributions=_space(config))
 
 

@@ -107,11 +107,12 @@ class Norm(ABC):
 
 
 def _gaussian(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
-    return torch.randn(shape, dtype=torch.float64, generator=generator)
+    return torch.randn(shape, dtype=torch.float64, generator=generator, device="cpu")
 
 
 def _random_signs(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
-    return torch.randint(0, 2, shape, generator=generator, dtype=torch.float64) * 2 - 1
+    bits = torch.randint(0, 2, shape, generator=generator, dtype=torch.float64, device="cpu")
+    return bits * 2 - 1
 
 
 def _unit(x: Tensor, dim: int) -> Tensor:
@@ -366,7 +367,7 @@ class BiasRMS(_LengthNorm):
         return math.sqrt(d)
 
     def _init(self, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
-        return torch.zeros(shape, dtype=torch.float64)
+        return torch.zeros(shape, dtype=torch.float64, device="cpu")
 
 
 @final

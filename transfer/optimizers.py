@@ -75,13 +75,9 @@ class Scion(torch.optim.Optimizer):
             raise
 
     def _check_group(self, group: dict[str, Any]) -> None:
-        require(
-            0 <= float(group["lr"]) < math.inf, "lr", "a finite number, at least 0", group["lr"]
-        )
+        _check_stepsize(group)
         require(0 < group["alpha"] <= 1, "alpha", "in (0, 1]", group["alpha"])
         require_positive("radius", group["radius"])
-        if group["constrained"]:
-            require(float(group["lr"]) <= 1, "lr", "at most 1 when constrained", group["lr"])
         norm = self._norm(group)
         names = group.get("param_names") or [f"#{i}" for i in range(len(group["params"]))]
         for name, parameter in zip(names, group["params"], strict=True):
@@ -104,10 +100,8 @@ class Scion(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            if group["constrained"]:
-                # A scheduler may have raised it since the group was checked; look before any
-                # parameter is touched.
-                require(float(group["lr"]) <= 1, "lr", "at most 1 when constrained", group["lr"])
+            # A scheduler may have changed it since; look before any parameter is touched.
+            _check_stepsize(group)
         batches: dict[_BatchKey, _Batch] = {}
         for group in self.param_groups:
             self._average(group, batches)
@@ -141,6 +135,15 @@ class Scion(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._norms = {}
+        for group in self.param_groups:
+            self._check_group(group)
+
+
+def _check_stepsize(group: dict[str, Any]) -> None:
+    stepsize = float(group["lr"])
+    require(0 <= stepsize < math.inf, "lr", "a finite number, at least 0", group["lr"])
+    if group["constrained"]:
+        require(stepsize <= 1, "lr", "at most 1 when constrained", group["lr"])
 
 
 class _Batch:
@@ -166,7 +169,9 @@ class _Batch:
             stacked = stacked.reshape(len(self.params), -1)
         # One length per parameter; 3-d parameters are batches of matrices themselves.
         batch_ndim = stacked.ndim - self.norm.event_ndim
-        lengths = torch.tensor(self.lengths, dtype=torch.float64, device=stacked.device)
+        # Not every device knows float64, and only float64 weights need it.
+        dtype = torch.float64 if stacked.dtype == torch.float64 else torch.float32
+        lengths = torch.tensor(self.lengths, dtype=dtype, device=stacked.device)
         lengths = lengths.reshape((-1,) + (1,) * (batch_ndim - 1))
         moves = self.norm.lmo(stacked, lengths).reshape(shape)
         torch._foreach_add_(self.params, list(moves.unbind()))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transfer.config import (
+    RoleConfig,
     RunConfig,
     ScionConfig,
     canonical_json,
@@ -15,6 +16,7 @@ from transfer.config import (
     unknown,
 )
 from transfer.files import replace_file
+from transfer.schedules import factor
 
 if TYPE_CHECKING:
     import torch
@@ -60,16 +62,20 @@ class Recipe:
         return replace(self.run, width=width, seed=seed)
 
     def build_optimizer(
-        self, model: "nn.Module", roles: Mapping[str, str] | None = None
+        self,
+        model: "nn.Module",
+        roles: Mapping[str, str] | None = None,
+        rules: Mapping[str, RoleConfig] | None = None,
     ) -> "torch.optim.Optimizer":
         """Build the tuned optimizer for any torch model.
 
-        The stepsize is the peak of the schedule named in `run.schedule`; a torch scheduler, or
-        `transfer.schedules.factor`, brings it down.
+        The stepsize is the peak of the schedule that `build_scheduler` follows.
 
         Args:
             model: Any module; every trainable parameter needs a role.
             roles: Role of each parameter by name; by default what `model.parameter_roles()` says.
+            rules: Rules of roles that the small model did not have; the verdict says nothing of
+                them.
 
         Raises:
             ValueError: a parameter without a role, or a role without a rule or a parameter; each
@@ -79,20 +85,33 @@ class Recipe:
         from transfer.roles import build_optimizer
 
         stated = model_roles(model) if roles is None else roles
-        return build_optimizer(model, stated, self.optimizer)
+        return build_optimizer(model, stated, self._with_rules(rules))
+
+    def build_scheduler(
+        self, optimizer: "torch.optim.Optimizer", steps: int
+    ) -> "torch.optim.lr_scheduler.LambdaLR":
+        """Build the recipe's schedule over `steps` steps; call its `step` after the optimizer's."""
+        from torch.optim.lr_scheduler import LambdaLR
+
+        last = steps - 1  # torch asks for the factor after the last step too
+        return LambdaLR(optimizer, lambda k: factor(self.run.schedule, min(k, last), steps))
+
+    def _with_rules(self, rules: Mapping[str, RoleConfig] | None) -> ScionConfig:
+        return replace(self.optimizer, roles={**self.optimizer.roles, **(rules or {})})
 
     def init_parameters(
         self,
         model: "nn.Module",
         roles: Mapping[str, str] | None = None,
         generator: "torch.Generator | None" = None,
+        rules: Mapping[str, RoleConfig] | None = None,
     ) -> None:
         """Initialise a model in place as the recipe's runs were; raises as above."""
         from transfer.families import model_roles
         from transfer.roles import init_parameters
 
         stated = model_roles(model) if roles is None else roles
-        init_parameters(model, stated, self.optimizer, generator)
+        init_parameters(model, stated, self._with_rules(rules), generator)
 
     # --- file ---
 
@@ -141,4 +160,6 @@ class Recipe:
         for name, kind in (("name", str), ("verdict", dict), ("provenance", dict)):
             wanted_type = "a text" if kind is str else "a table"
             require(isinstance(data[name], kind), name, wanted_type, data[name])
+        for claim, verdict in data["verdict"].items():
+            require(isinstance(verdict, dict), f"verdict.{claim}", "a table", verdict)
         return cls(**{**data, "run": run_config_from_dict(data["run"])})

@@ -102,5 +102,5 @@ def fan_in_(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Fill with N(0, 1/d_in) in place (standard parametrisation); vectors with zeros."""
     if x.ndim < 2:
         return x.zero_()
-    draw = torch.randn(x.shape, dtype=torch.float64, generator=generator)
+    draw = torch.randn(x.shape, dtype=torch.float64, generator=generator, device="cpu")
     return x.copy_(draw / math.sqrt(x.shape[-1]))

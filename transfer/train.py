@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from transfer import data as datasets
 from transfer.checkpoint import load_checkpoint, save_checkpoint
-from transfer.config import RunConfig
+from transfer.config import NUMERICS, RunConfig, require
 from transfer.data.arrays import derived_seed
 from transfer.families import build_model, model_roles
 from transfer.roles import build_optimizer, init_parameters
@@ -88,14 +88,11 @@ class _Run:
     """A model, its optimizer and data, at some step."""
 
     def __init__(self, config: RunConfig) -> None:
+        require(config.numerics == NUMERICS, "numerics", f"{NUMERICS} here", config.numerics)
         self.config = config
         self.dtype = torch.float64 if config.precision == "float64" else torch.float32
         data = datasets.load(config.data)
-        if config.batch_size > len(data.train_y):
-            raise ValueError(
-                f"batch_size must be at most the {len(data.train_y)} training examples of "
-                f"{config.data.name}, got {config.batch_size}"
-            )
+        datasets.require_fits(data, config.data, config.batch_size)
         self.data = data
         self.train_x, self.train_y = self._tensors(data.train_x, data.train_y)
         self.val_x, self.val_y = self._tensors(data.val_x, data.val_y)

@@ -9,7 +9,9 @@ import pandas as pd
 import pytest
 
 from analysis.claims import radii_verdict, verdict
+from analysis.curves import Drift
 from analysis.result import Verdict
+from analysis.words import plain_drift
 
 EPSILON = 0.005
 WIDTHS = (32, 64, 128, 256)
@@ -116,7 +118,7 @@ def test_wild_cells_block_nothing() -> None:
 
 def test_wild_reference_does_not_transfer() -> None:
     df = sweep((-3.0, -4.0, -5.0, -6.0))
-    df.loc[at(df, 256, 2**-3), "val_loss"] = [0.9, 4.0, 30.0]
+    df.loc[at(df, 256, 2**-3), "val_loss"] = [1.2, 4.0, 30.0]
     v = judged(df[(df["width"] == 32) | (df["width"] == 256)])
     assert v.status == "does not transfer"
     assert v.rows[-1].binding == {"stepsize": 2**-6}
@@ -157,6 +159,13 @@ def test_plain_drift_is_said_although_undecided() -> None:
     v = judged(df)
     assert v.status == "undecided" and v.drift is not None and v.drift.excludes_zero
     assert "drifts plainly" in v.reason
+
+
+@pytest.mark.parametrize(("slope", "said"), [(-0.02, False), (0.09, False), (-0.2, True)])
+def test_a_drift_too_small_to_matter_is_not_said(slope: float, said: bool) -> None:
+    drift = Drift(slope, 0.0, slope - 0.01, slope + 0.01, 4, 0)
+    assert drift.excludes_zero
+    assert ("drifts plainly" in plain_drift(drift, "stepsize", "width")) is said
 
 
 def test_single_seed_says_so() -> None:
@@ -235,6 +244,54 @@ def test_defaults_for_foreign_tables() -> None:
     assert v.epsilon == pytest.approx(0.005 * 0.6, rel=0.02) and len(v.notes) == 2
 
 
+def test_ordinary_csv_needs_no_status_or_seed_column() -> None:
+    df = sweep((-3.0,) * 4).drop(columns=["status"])
+    assert judged(df).status == "transfers"
+    one = df[df["seed"] == 100].drop(columns=["seed"])
+    assert judged(one).num_seeds == 1
+    with pytest.raises(ValueError, match="no column 'status'"):
+        judged(df, status="status")
+    with pytest.raises(ValueError, match="no column 'seed'"):
+        judged(one, seed="seed")
+    main, other = (part.drop(columns=["status"]) for part in star())
+    assert _radii(main, other).status == "transfers"
+
+
+def test_lower_is_better_is_said_of_accuracies() -> None:
+    df = sweep((-3.0,) * 4).rename(columns={"val_loss": "val_Acc"})
+    notes = judged(df, y="val_Acc").notes
+    assert any("lower val_Acc is taken as better" in note for note in notes)
+    assert not any("taken as better" in note for note in judged(sweep((-3.0,) * 4)).notes)
+
+
+def test_optimum_at_the_limit_transfers() -> None:
+    df = sweep((1.0,) * 4)
+    assert judged(df, 1.0).reason.startswith("Not tuned")
+    v = judged(df, 1.0, x_limit=1.0)
+    assert v.status == "transfers" and all(row.censored is None for row in v.rows)
+
+
+def test_next_runs_stay_below_the_limit() -> None:
+    df = sweep((1.0,) * 4, grid=range(-7, 0), curvature=0.001)
+    beyond = {n.comparator["stepsize"] for n in judged(df, 0.5).next_runs}
+    assert max(beyond) == 1.0
+    runs = judged(df, 0.5, x_limit=0.75).next_runs
+    assert max(n.comparator["stepsize"] for n in runs) == 0.75
+    low = judged(sweep((-9.0,) * 4, grid=range(-7, 1)), 2**-7, x_limit=1.0).next_runs
+    assert {n.comparator["stepsize"] for n in low} == {2**-8}
+    # With one grid point, at the limit, only the lower side is open.
+    single = judged(sweep((-3.0,) * 2, grid=range(0, 1)), 1.0, x_limit=1.0).next_runs
+    assert {n.comparator["stepsize"] for n in single} == {0.5}
+
+
+def test_a_flat_table_transfers() -> None:
+    df = sweep((-3.0,) * 3).assign(val_loss=0.5)
+    for transferred in (None, 0.125):
+        v = judged(df, transferred)
+        assert v.status == "transfers", v.reason
+        assert {row.best_x for row in v.rows} == {v.transferred["stepsize"]}
+
+
 def test_json_round_trip() -> None:
     df = sweep((-3.0, -3.0, -3.0, -1.0), grid=range(-7, -1))
     df.loc[at(df, 64, 2**-3), "val_loss"] = np.inf
@@ -302,6 +359,24 @@ def test_radii_not_tested() -> None:
         v = _radii(main, nothing)
         assert v.status == "not tested" and v.rows == ()
         assert Verdict.from_dict(v.to_dict()) == v
+
+
+def test_radii_not_tested_asks_nothing_of_the_radii() -> None:
+    main, df = star()
+    bare = main.assign(radius_hidden=None)
+    for nothing in (None, df.iloc[:0]):
+        assert _radii(bare, nothing).status == "not tested"
+        assert _radii(main.drop(columns="radius_hidden"), nothing).status == "not tested"
+    with pytest.raises(ValueError, match="one value of 'radius_hidden', got an empty column"):
+        _radii(bare, df)
+    with pytest.raises(ValueError, match="'radius_hidden' must hold finite numbers, got 'big'"):
+        _radii(main.assign(radius_hidden="big"), df)
+
+
+def test_tied_radii_keep_the_reference() -> None:
+    main, df = star()
+    v = _radii(main.assign(val_loss=0.5), df.assign(val_loss=0.5))
+    assert v.status == "transfers" and all(row.best_x == 0.125 for row in v.rows)
 
 
 def test_radii_at_some_sizes_only() -> None:

@@ -34,9 +34,9 @@ def _rows(
     )
 
 
-def _curves(df: pd.DataFrame) -> list[Curve]:
+def _curves(df: pd.DataFrame, **kwargs: float) -> list[Curve]:
     table = tidy(df, x="stepsize", y="loss", size="width", seed="seed")
-    return build_curves(table, epsilon=EPSILON)
+    return build_curves(table, epsilon=EPSILON, **kwargs)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("optimum", [-3.0, -2.7, -3.4])
@@ -149,3 +149,29 @@ def test_smooth_noise_finds_sigma() -> None:
     noise = smooth_noise(_curves(_rows(optima, seeds=1, sigma=0.002)), EPSILON)
     assert noise.df >= 40
     assert math.sqrt(noise.variance) == pytest.approx(0.002, rel=0.2)
+
+
+def test_argmin_at_the_limit_is_bracketed() -> None:
+    df = _rows({32: 2.0})  # falls up to the largest grid value, 1
+    (c,) = _curves(df, x_limit=1.0)
+    assert c.censored is None and c.best_x == 1.0 and c.optimum_log2 == 0.0
+    assert math.isfinite(c.optimum_low) and c.optimum_high == 0.0
+    assert _curves(df, x_limit=2.0)[0].censored == "above"
+    assert _curves(_rows({32: -9.0}), x_limit=1.0)[0].censored == "below"
+    with pytest.raises(ValueError, match=r"x_limit 0\.5 must not lie below a grid point, got 1"):
+        _curves(df, x_limit=0.5)
+    with pytest.raises(ValueError, match="x_limit must be positive"):
+        _curves(df, x_limit=math.nan)
+
+
+def test_ties_prefer_the_given_point_then_the_inside() -> None:
+    flat = _rows({32: -3.0}, curvature=0.0)
+    (c,) = _curves(flat)
+    assert c.censored is None and c.best_x == 2.0**-4  # the middle one of -6 ... -1
+    assert _curves(flat, prefer=2.0**-2)[0].best_x == 2.0**-2
+    assert _curves(flat, prefer=2.0**-7)[0].censored == "below"
+    # Rounding of a mean is no difference; a loss that is better by more is no tie.
+    flat.loc[flat["stepsize"] == 2.0**-7, "loss"] *= 1 - 1e-14
+    assert _curves(flat)[0].best_x == 2.0**-4
+    flat.loc[flat["stepsize"] == 2.0**-7, "loss"] *= 1 - 1e-9
+    assert _curves(flat, prefer=2.0**-2)[0].best_x == 2.0**-7

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.load import CANONICAL, read_table, tidy
+from analysis.load import CANONICAL, SEED, STATUS, read_table, tidy
 
 
 def _table(**changes: list[object]) -> pd.DataFrame:
@@ -64,8 +64,30 @@ def test_canonical_form_is_sorted_and_typed() -> None:
 
 
 def test_missing_column_names_the_nearest_and_all() -> None:
-    with pytest.raises(ValueError, match=r"no column 'widht'; did you mean 'width'.*lr, seed"):
+    with pytest.raises(
+        ValueError, match=r"no column 'widht'; did you mean 'width'\? Columns: width, lr, seed"
+    ):
         tidy(_table(), x="lr", y="loss", size="widht")
+
+
+def test_missing_column_without_a_near_one_reads_as_two_sentences() -> None:
+    with pytest.raises(ValueError, match=r"no column 'qqq'\. Columns: width"):
+        tidy(_table(), x="lr", y="loss", size="qqq")
+
+
+def test_default_columns_may_be_missing_and_named_ones_may_not() -> None:
+    df = _table().drop(columns="seed")
+    out = tidy(df, x="lr", y="loss", size="width", seed=SEED, status=STATUS)
+    assert out["seed"].tolist() == [0] * 4 and out["loss"].notna().all()
+    for name in ("seed", "status"):
+        with pytest.raises(ValueError, match=f"no column '{name}'"):
+            tidy(df, x="lr", y="loss", size="width", **{name: name})
+
+
+def test_default_columns_are_used_where_they_are_there() -> None:
+    df = _table(seed=[7, 7, 7, 7], status=["diverged", "done", "done", "done"])
+    out = tidy(df, x="lr", y="loss", size="width", seed=SEED, status=STATUS)
+    assert out["seed"].tolist() == [7] * 4 and out["loss"].isna().sum() == 1
 
 
 @pytest.mark.parametrize(

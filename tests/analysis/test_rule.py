@@ -126,6 +126,35 @@ def test_power(case: dict[str, float | bool]) -> None:
     assert share("does not transfer", 4.0, **case) >= 0.9
 
 
+def _noisy(rng: np.random.Generator, shape: str, regret: float, sd: float, seeds: int) -> Cells:
+    """Four sizes; noise of `sd` epsilon; at the last size the reference -3 has `regret` epsilon."""
+    grid = np.arange(-7.0, 1.0)
+    cells: Cells = {}
+    for i in range(4):
+        # A parabola's best grid point is then -4 at the last size, as in `share`.
+        optimum = -3.5 - regret / 4 if i == 3 and regret else -3.0
+        flat = -regret * EPSILON * (grid == -4) if i == 3 else 0 * grid
+        mean = flat if shape == "flat" else 2 * EPSILON * (grid - optimum) ** 2
+        noise = rng.standard_normal((seeds, grid.size)) + 2 * rng.standard_normal((seeds, 1))
+        losses = 0.58 + mean + sd * EPSILON * noise
+        for g, column in zip(grid, losses.T, strict=True):
+            cells[2.0**i, float(g)] = dict(enumerate(column.tolist()))
+    return cells
+
+
+@pytest.mark.parametrize("shape", ["flat", "parabola"])
+@pytest.mark.parametrize("seeds", [2, 3, 4])
+@pytest.mark.parametrize("sd", [0.3, 1.0, 20.0, 60.0, 200.0])
+def test_errors_are_rare_at_any_noise(sd: float, seeds: int, shape: str) -> None:
+    """Noise far above epsilon leaves basins empty by chance; that must not look like evidence."""
+    rng = np.random.default_rng(2)
+    claims = ((0.0, "does not transfer"), (1.0, "does not transfer"), (1.02, "transfers"))
+    for regret, wrong in claims:
+        tables = [_noisy(rng, shape, regret, sd, seeds) for _ in range(NUM_SWEEPS)]
+        rate = sum(judge(t, -3.0, EPSILON).status == wrong for t in tables) / NUM_SWEEPS
+        assert rate <= MOST_WRONG, f"{wrong!r} at regret {regret} epsilon: {rate}"
+
+
 def _lopsided(reference: list[float], comparator: list[float]) -> Cells:
     """Size 1 is calm; at size 2 one of the two cells has the given losses."""
     calm = {0: 0.6, 1: 0.6005, 2: 0.601}
@@ -152,6 +181,50 @@ def test_wild_reference_fails_only_beyond_doubt() -> None:
     for factor, status in ((1.1, "does not transfer"), (0.9, "undecided")):
         losses = [0.6 + factor * least, 5.0, 400.0]
         assert judge(_lopsided(losses, CALM), 0.0, EPSILON).status == status
+
+
+def test_nothing_is_far_where_the_noise_is_unknown() -> None:
+    """Cells apart by more than the basin at every size: no pair tells the noise of a run."""
+    apart: Cells = {(1.0, 0.0): {0: 5.0, 1: 50.0}, (1.0, 1.0): {0: 0.6, 1: 0.7}}
+    assert judge(apart, 0.0, EPSILON).status == "undecided"
+    assert not any(c.far_worse for c in judge(apart, 1.0, EPSILON).cells)
+
+
+def test_few_seeds_make_the_floor_wide() -> None:
+    """By hand: two seeds, one calm pair with sd 0.01 and one degree of freedom, two cells."""
+    calm = {0: 0.60, 1: 0.60}
+    cells: Cells = {
+        (1.0, 0.0): calm,
+        (1.0, 1.0): {0: 0.60 - 0.01 / math.sqrt(2), 1: 0.60 + 0.01 / math.sqrt(2)},
+    }
+    sd = 0.01
+    floor = 10 * EPSILON + stats.t.ppf(1 - 0.05 / 2, 1) * sd
+    least = (EPSILON + floor) / (0.05 / 2) ** 0.5 - floor
+    for factor, status in ((1.01, "does not transfer"), (0.99, "undecided")):
+        cells[2.0, 0.0] = {0: 0.6 + factor * least, 1: 90.0}
+        cells[2.0, 1.0] = calm
+        assert judge(cells, 0.0, EPSILON).status == status
+
+
+def test_a_wild_comparator_is_no_evidence_against_the_reference() -> None:
+    """Two wild cells beside a calm one: only the calm one may show that the reference is far."""
+    cells = _lopsided([40.0, 50.0, 400.0], [1.0, 3.0, 9.0])
+    cells[2.0, 2.0] = dict(zip((3, 4, 5), CALM, strict=True))  # no seed in common
+    result = judge(cells, 0.0, EPSILON)
+    assert result.status == "undecided"
+    cells[2.0, 2.0] = dict(enumerate(CALM))
+    assert judge(cells, 0.0, EPSILON).status == "does not transfer"
+
+
+def test_the_level_is_shared_by_all_comparators_of_a_far_reference() -> None:
+    """What two cells show beyond doubt, 14 must show more clearly."""
+    few = _lopsided([0.6 + 0.16, 5.0, 400.0], CALM)
+    many = dict(few)
+    for k in range(2, 8):
+        for size in (1.0, 2.0):
+            many[size, float(k)] = {r: v + 0.001 * k for r, v in few[size, 1.0].items()}
+    assert judge(few, 0.0, EPSILON).status == "does not transfer"
+    assert judge(many, 0.0, EPSILON).status == "undecided"
 
 
 def test_basin_does_not_pool_with_wild_cells() -> None:

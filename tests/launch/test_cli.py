@@ -360,3 +360,77 @@ def test_bad_recipes(study: Path, command: Command) -> None:
     done = command("train", "--recipe", str(path), "--model.bias", "True", cwd=study)
     assert done.returncode == 2
     assert "role 'bias' has no rule" in done.stderr and "Traceback" not in done.stderr
+
+
+# --- what an unkind user does ----------------------------------------------------------------
+
+
+def test_arms_without_star_or_search_and_a_model_without_hidden_layers(
+    command: Command, tmp_path: Path
+) -> None:
+    text = SMALL.replace("star = { output = [0.5] }\n", "").replace("depth = 3", "depth = 2")
+    text = text.replace("search = { stepsize = [-7, -5] }", "")
+    (tmp_path / "bare.toml").write_text(
+        text.replace("[arms.adamw.optimizer]\n", "[arms.adamw.optimizer]\nstepsize = 0.03\n")
+    )
+    done = command("run", "bare.toml", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "radii: not tested" in done.stdout
+    runs = pd.read_csv(tmp_path / "studies" / "small" / "results" / "runs.csv")
+    swept = runs[(runs["arm"] == "adamw") & (runs["purpose"] == "sweep")]
+    assert set(swept["stepsize"]) == {0.015, 0.03, 0.06}, "a stepsize that is given is not rounded"
+
+
+def test_judging_another_experiment_than_the_study_is_refused(
+    study: Path, command: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "other.toml").write_text(SMALL.replace("epsilon = 0.05", "epsilon = 0.5"))
+    line = one_line(command("verdict", "other.toml", "--study", str(study), cwd=tmp_path))
+    assert "verdict.epsilon (0.05 there, 0.5 here)" in line
+    line = one_line(command("verdict", "nonsense", "--study", str(study), cwd=tmp_path))
+    assert "preset must be one of" in line
+
+
+def test_more_seeds_halve_the_level(study: Path, command: Command) -> None:
+    done = command("run", str(study), "--sweep.seeds", "1", "2", "3", cwd=study.parent)
+    assert done.returncode == 0, done.stdout + done.stderr
+    arms = json.loads((study / "results" / "verdict.json").read_text())["arms"]
+    assert arms["scion"]["stepsize"]["level"] == 0.025
+    assert "level 0.025" in done.stdout
+
+
+def test_a_batch_larger_than_the_data_is_bad_input(
+    study: Path, command: Command, tmp_path: Path
+) -> None:
+    large = ["--train.batch-size", "5000"]
+    line = one_line(command("run", "digits-mlp", *large, cwd=tmp_path))
+    assert "batch_size must be at most the 1437 training examples of digits, got 5000" in line
+    assert not (tmp_path / "studies" / "digits-mlp").exists()
+    recipe = str(study / "results" / "recipe.json")
+    line = one_line(command("train", "--recipe", recipe, "--batch-size", "5000", cwd=tmp_path))
+    assert "got 5000" in line
+
+
+def test_names_that_do_not_exist_get_the_nearest(command: Command, tmp_path: Path) -> None:
+    for old, new, near in (
+        ('norm = "spectral" }', 'norm = "spctral" }', "spectral"),
+        ('name = "scion"', 'name = "scoin"', "scion"),
+    ):
+        (tmp_path / "near.toml").write_text(SMALL.replace(old, new))
+        assert f"did you mean '{near}'?" in one_line(command("run", "near.toml", cwd=tmp_path))
+
+
+def test_a_terminal_without_utf8_loses_nothing(study: Path, command: Command) -> None:
+    done = command("verdict", str(study), cwd=study, PYTHONIOENCODING="ascii")
+    assert done.returncode == 0, done.stderr
+    assert "stepsize:" in done.stdout
+
+
+def test_numerics_of_another_version_are_named(study: Path, command: Command) -> None:
+    path = study / "results" / "recipe.json"
+    recipe = json.loads(path.read_text())
+    recipe["run"]["numerics"] = 0
+    path.write_text(json.dumps(recipe))
+    done = command("train", "--recipe", str(path), "--width", "8", cwd=study)
+    assert done.returncode == 0, done.stderr
+    assert "outside the verdict: numerics 0 -> 1" in done.stdout

@@ -7,7 +7,6 @@ import pytest
 
 from sweeps.plan import (
     check_runs,
-    round_to_grid,
     run_config,
     star_runs,
     stepsize_grid,
@@ -32,22 +31,19 @@ def tuned(changes: dict[str, Any], stepsize: float, **radii: float) -> tuple[Any
     return experiment, with_settings(experiment.arms["scion"].optimizer, settings)
 
 
-def test_round_to_grid() -> None:
-    assert [round_to_grid(s) for s in (0.25, 0.3, 0.36, 1.0, 3.0)] == [0.25, 0.25, 0.5, 1.0, 4.0]
-
-
 def test_grid_surrounds_the_tuned_stepsize() -> None:
     experiment, optimizer = tuned(WIDE, 0.25)
     arm = experiment.arms["scion"]
     assert stepsize_grid(arm, optimizer) == [2.0**k for k in range(-5, 1)]
-    assert stepsize_grid(arm, replace(optimizer, stepsize=0.3)) == [2.0**k for k in range(-5, 1)]
+    given = stepsize_grid(arm, replace(optimizer, stepsize=0.3))
+    assert given == [0.3 * 2.0**k for k in range(-3, 3)], "a stepsize that is not tuned is kept"
 
 
 def test_constrained_grid_stops_at_one() -> None:
     experiment, optimizer = tuned({**WIDE, "arms.scion.optimizer.constrained": True}, 0.5)
     grid = stepsize_grid(experiment.arms["scion"], optimizer)
     assert grid == [0.0625, 0.125, 0.25, 0.5, 1.0]
-    at_top = replace(optimizer, stepsize=0.8)  # not a power of two: the nearest is 1
+    at_top = replace(optimizer, stepsize=1.0)
     assert stepsize_grid(experiment.arms["scion"], at_top)[-1] == 1.0
     for plan in (sweep_runs, star_runs, check_runs):
         runs = plan(experiment, "scion", at_top, "f")
@@ -88,8 +84,8 @@ def test_check_is_at_twice_the_largest_width() -> None:
     experiment, optimizer = tuned(WIDE, 0.3, hidden=2.0)
     runs = check_runs(experiment, "scion", optimizer, "f")
     assert [(r.config.width, r.config.optimizer.stepsize, r.config.seed) for r in runs] == [
-        (64, 0.25, 1),
-        (64, 0.25, 2),
+        (64, 0.3, 1),
+        (64, 0.3, 2),
     ]
     assert runs[0].config.optimizer.roles["hidden"].radius == 2.0
 

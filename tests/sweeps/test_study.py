@@ -244,3 +244,18 @@ def test_failed_runs_are_kept_unless_retried(tmp_path: Path) -> None:
 def test_reload_validates(tmp_path: Path) -> None:
     experiment = tiny_experiment()
     assert reload(experiment) == experiment
+
+
+def test_each_growth_of_the_seeds_is_a_further_look(tmp_path: Path) -> None:
+    assert Study.create(tmp_path / "a", tiny_experiment()).looks() == 1
+    wider = tiny_experiment({"sweep.widths": [4, 8, 16]})
+    assert Study.create(tmp_path / "a", wider).looks() == 1, "the same seeds, another question"
+    for seeds, looks in ([1, 2], 2), ([1, 2, 3], 3), ([1, 2, 3], 3):
+        grown = tiny_experiment({"sweep.widths": [4, 8, 16], "sweep.seeds": seeds})
+        assert Study.create(tmp_path / "a", grown).looks() == looks
+
+
+def test_a_batch_larger_than_the_data_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="batch_size must be at most the 1437 training examples"):
+        Study.create(tmp_path / "a", tiny_experiment({"train.batch_size": 5000}))
+    assert not (tmp_path / "a").exists()

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sweeps.study import Study
 from sweeps.table import RunTable, encode_line
-from tests.helpers import contents, stored
+from tests.helpers import contents, stored, tiny_experiment
 
 CURVE = np.arange(3, dtype=np.float32)
 
@@ -87,13 +88,14 @@ def test_temporary_whose_name_points_at_its_own_folder(table: RunTable) -> None:
     assert reader.read() == {} and reader.problems == []
 
 
-def test_sweep_temporaries_takes_old_ones_only(table: RunTable) -> None:
+def test_clean_takes_old_temporaries_only(table: RunTable) -> None:
+    study = Study(table.folder.parent, tiny_experiment())
     table.publish([stored("a")], {"a": CURVE})
     old, new = leftover(table, "1", b"x"), leftover(table, "2", b"x")
     os.utime(old, (1, 1))
-    table.sweep_temporaries()
+    study.clean()
     assert not old.exists() and new.exists()
-    table.sweep_temporaries(older_than_s=-1)
+    study.clean(older_than_s=-1)
     assert not new.exists() and list(table.read()) == ["a"] and list(table.curves()) == ["a"]
 
 

@@ -341,3 +341,18 @@ def test_table_contradicts_the_journal(
     got, notes = tune(tmp_path / "a", Table(other))
     assert got == tune(tmp_path / "b", Table(other))[0]
     assert "run table" in notes.notes[0]
+
+
+def test_given_settings_are_tried_first(tmp_path: Path) -> None:
+    """Otherwise a flag that sets the stepsize of a tuned arm would do nothing."""
+    roles = "arms.scion.optimizer.roles"
+    given = experiment(**{"arms.scion.optimizer.stepsize": 0.25, f"{roles}.hidden.radius": 0.5})
+    tuned, _ = tune(tmp_path / "a", Table(), given)
+    first = tuned.tried[0].optimizer
+    assert isinstance(first, ScionConfig)
+    assert (first.stepsize, first.roles["hidden"].radius) == (0.25, 0.5)
+
+
+def test_given_settings_off_the_search_are_named(tmp_path: Path) -> None:
+    _, notes = tune(tmp_path / "a", Table(), experiment(**{"arms.scion.optimizer.stepsize": 0.3}))
+    assert any("outside its search" in note for note in notes.notes)

@@ -1,5 +1,5 @@
 """Data sets: arrays in, batches by seed and step out."""
 
-from transfer.data.arrays import ArrayData, load
+from transfer.data.arrays import ArrayData, load, require_fits
 
-__all__ = ["ArrayData", "load"]
+__all__ = ["ArrayData", "load", "require_fits"]

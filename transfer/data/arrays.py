@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from transfer.config import DataConfig, unknown
+from transfer.config import DataConfig, require, unknown
 
 
 def derived_seed(*parts: object) -> int:
@@ -56,6 +56,13 @@ def _shuffled(seed: int, epoch: int, size: int) -> NDArray[np.int64]:
     # RandomState's stream is frozen by numpy's policy; default_rng's is not.
     order = np.random.RandomState(derived_seed("order", seed, epoch)).permutation(size)
     return order.astype(np.int64)
+
+
+def require_fits(data: ArrayData, config: DataConfig, batch_size: int) -> None:
+    """Raise ValueError unless the training set holds a batch."""
+    size = len(data.train_y)
+    wanted = f"at most the {size} training examples of {config.name}"
+    require(batch_size <= size, "batch_size", wanted, batch_size)
 
 
 def load(config: DataConfig) -> ArrayData:
