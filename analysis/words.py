@@ -41,8 +41,9 @@ def reason(
     seeds = f"{num_seeds} seed" + ("s" if num_seeds != 1 else "")
     if judgement.status == "transfers":
         worst = max(sizes, key=lambda j: j.upper or 0.0)
+        who = who[0].upper() + who[1:]
         return (
-            f"{who[0].upper()}{who[1:]} is within {eps:.3g} {metric} of the best setting at every {size_name} from "
+            f"{who} is within {eps:.3g} {metric} of the best setting at every {size_name} from "
             f"{sizes[0].size:g} to {sizes[-1].size:g} (largest upper bound {worst.upper:.2g}, at "
             f"{size_name} {worst.size:g}; {seeds})."
         )
