@@ -31,7 +31,7 @@ NormName = Literal[
     "euclidean",
     "max-norm",
 ]
-NORM_NAMES: tuple[str, ...] = NormName.__args__  # type: ignore[attr-defined]
+NORM_NAMES: tuple[str, ...] = get_args(NormName)
 InitName = Literal["boundary", "fan-in"]
 ScheduleName = Literal["constant", "linear", "constant-linear"]
 Precision = Literal["float32", "float64"]

@@ -1,6 +1,7 @@
 """A small finished study, made once by the command itself."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -75,3 +76,20 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     done = lmo_transfer("run", "small.toml", cwd=room)
     assert done.returncode == 0, done.stdout + done.stderr
     return room / "studies" / "small", done.stdout
+
+
+def one_line(done: subprocess.CompletedProcess[str], code: int = 2) -> str:
+    """Check that a command ended with one line on stderr and no traceback."""
+    assert done.returncode == code, done.stdout + done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("lmo-transfer: ")
+    return lines[0]
+
+
+@pytest.fixture
+def study(finished: tuple[Path, str], tmp_path: Path) -> Path:
+    """Return a copy of the finished study that may be changed."""
+    copy = tmp_path / "studies" / "small"
+    shutil.copytree(finished[0], copy)
+    return copy

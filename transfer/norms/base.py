@@ -1,0 +1,108 @@
+"""The abstract norm, and what the families of norms share."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from transfer.polar import rescale
+
+Radius = float | Tensor
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+class Norm(ABC):
+    """A norm with its dual, its LMO and an initialisation on the boundary of its ball.
+
+    Subclasses give the formulas for inputs whose largest entry has magnitude 1; this class
+    brings any input to that size and back, so that sizes from 1e-30 to 1e30 work in float32.
+    """
+
+    event_ndim: ClassVar[int]
+    """Dimensions of one object: 2 for matrices, 1 for vectors."""
+    any_shape: ClassVar[bool] = False
+    """Whether a parameter of any shape is taken, as one long vector."""
+
+    def norm(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*batch"]:
+        """Return the norm of each matrix or vector."""
+        return self._homogeneous(x, self._norm)
+
+    def dual_norm(self, s: Float[Tensor, "*shape"]) -> Float[Tensor, "*batch"]:
+        """Return max of <s, x> over norm(x) <= 1 for each matrix or vector."""
+        return self._homogeneous(s, self._dual_norm)
+
+    def lmo(self, g: Float[Tensor, "*shape"], radius: Radius = 1.0) -> Float[Tensor, "*shape"]:
+        """Minimise <g, x> over norm(x) <= radius.
+
+        Args:
+            g: Gradient or its average; only its direction matters.
+            radius: Ball radius, in units of this norm; a tensor gives one per batch entry.
+
+        Returns:
+            A point of the sphere; 0 where g is 0, NaN where g is not finite.
+        """
+        x, _ = rescale(_wide(g), self.event_ndim)
+        if isinstance(radius, Tensor):
+            radius = radius.to(x).reshape(radius.shape + (1,) * self.event_ndim)
+        return (self._lmo(x) * radius).to(g.dtype)
+
+    @torch.no_grad()
+    def init_(
+        self, x: Tensor, radius: float = 1.0, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Fill `x` in place with this norm's initialisation, times `radius`, and return it.
+
+        Drawn in float64 on the CPU, so that a seed gives the same weights on every device.
+        """
+        shape = (x.numel(),) if self.any_shape else tuple(x.shape)
+        return x.copy_((radius * self._init(shape, generator)).reshape(x.shape))
+
+    def check_shape(self, shape: torch.Size) -> None:
+        """Raise ValueError unless a parameter of this shape fits this norm."""
+        wanted = {(1, True): "a tensor", (1, False): "a vector (1 dimension)"}.get(
+            (self.event_ndim, self.any_shape), "a matrix (2 dimensions, or more as a batch)"
+        )
+        fits = len(shape) >= 2 if self.event_ndim == 2 else self.any_shape or len(shape) == 1
+        if not fits or 0 in shape:
+            raise ValueError(
+                f"{type(self).__name__} needs {wanted} without empty dimensions, "
+                f"got shape {tuple(shape)}"
+            )
+
+    def _homogeneous(self, x: Tensor, formula: Callable[[Tensor], Tensor]) -> Tensor:
+        scaled, peak = rescale(_wide(x), self.event_ndim)
+        value = formula(scaled)
+        return value * peak.reshape(value.shape)
+
+    @abstractmethod
+    def _norm(self, x: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def _dual_norm(self, s: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def _lmo(self, g: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def _init(self, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor: ...
+
+
+def gaussian(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64, generator=generator, device="cpu")
+
+
+def random_signs(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+    bits = torch.randint(0, 2, shape, generator=generator, dtype=torch.float64, device="cpu")
+    return bits * 2 - 1
+
+
+def unit(x: Tensor, dim: int) -> Tensor:
+    """Divide by the Euclidean length along `dim`; zero stays zero."""
+    length = torch.linalg.vector_norm(x, dim=dim, keepdim=True)
+    return x / torch.where(length == 0, torch.ones_like(length), length)

@@ -1,0 +1,82 @@
+"""Norms of the largest singular value: matrices as operators between spaces of root mean square."""
+
+import math
+from abc import abstractmethod
+from dataclasses import dataclass, field
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor
+
+from transfer.norms.base import Norm, gaussian
+from transfer.polar import PolarFn, SvdPolar
+
+
+@dataclass(frozen=True)
+class SpectralNorm(Norm):
+    """sigma_max(A) / c, with c given by the shape; the dual norm is c times the nuclear norm."""
+
+    event_ndim: ClassVar[int] = 2
+    polar: PolarFn = field(default_factory=SvdPolar)
+    """Exact by default; an iterative one overshoots the sphere by its stated bound."""
+
+    @abstractmethod
+    def _factor(self, d_out: int, d_in: int) -> float: ...
+
+    def _norm(self, x: Tensor) -> Tensor:
+        return _singular_values(x)[..., 0].div(self._factor(*x.shape[-2:]))
+
+    def _dual_norm(self, s: Tensor) -> Tensor:
+        return self._factor(*s.shape[-2:]) * _singular_values(s).sum(-1)
+
+    def _lmo(self, g: Tensor) -> Tensor:
+        return -self._factor(*g.shape[-2:]) * self.polar(g)
+
+    def _init(self, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+        """Semi-orthogonal, uniformly distributed, times c."""
+        *batch, d_out, d_in = shape
+        q, r = torch.linalg.qr(gaussian((*batch, max(d_out, d_in), min(d_out, d_in)), generator))
+        signed: Tensor = q * torch.diagonal(r, dim1=-2, dim2=-1).sign().unsqueeze(-2)
+        return self._factor(d_out, d_in) * (signed if d_out >= d_in else signed.mT)
+
+
+def _singular_values(x: Tensor) -> Tensor:
+    """Descending singular values; NaN for a matrix that is not finite, the others untouched."""
+    finite = torch.isfinite(x).all(dim=(-2, -1), keepdim=True)
+    values = torch.linalg.svdvals(torch.where(finite, x, 0.0))
+    return torch.where(finite.squeeze(-1), values, torch.nan)
+
+
+@final
+class Spectral(SpectralNorm):
+    """RMS -> RMS operator norm, sqrt(d_in / d_out) * sigma_max(A): hidden layers."""
+
+    def _factor(self, d_out: int, d_in: int) -> float:
+        return math.sqrt(d_out / d_in)
+
+
+@final
+class PlainSpectral(SpectralNorm):
+    """sigma_max(A), without RMS scaling."""
+
+    def _factor(self, d_out: int, d_in: int) -> float:
+        return 1.0
+
+
+@final
+class SpectralMax(SpectralNorm):
+    """sigma_max(A) / max(1, sqrt(d_out / d_in)): dense input layers.
+
+    The max matters when the width is below the input dimension.
+    """
+
+    def _factor(self, d_out: int, d_in: int) -> float:
+        return max(1.0, math.sqrt(d_out / d_in))
+
+
+@final
+class EmbeddingSpectral(SpectralNorm):
+    """2 -> RMS operator norm, sigma_max(A) / sqrt(d_out): one-hot inputs."""
+
+    def _factor(self, d_out: int, d_in: int) -> float:
+        return math.sqrt(d_out)
