@@ -23,9 +23,10 @@ $(VENV)/.made:
 	@$(PYTHON) -m venv $(VENV)
 	@touch $@
 
+# Torch alone from that index: it need not have the pinned versions of what torch depends on.
 $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/.made
 	@echo 'installing lmo-transfer into $(VENV) (plain pip on Linux brings the CUDA build of torch, about 2.7 GB)'
-	@if [ -n "$(TORCH_INDEX)" ]; then $(PIP) install -q -c constraints.txt --index-url '$(TORCH_INDEX)' torch; fi
+	@if [ -n "$(TORCH_INDEX)" ]; then $(PIP) install -q -c constraints.txt --no-deps --index-url '$(TORCH_INDEX)' torch; fi
 	@$(PIP) install -q -c constraints.txt -e .
 	@touch $@
 
