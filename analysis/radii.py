@@ -90,11 +90,11 @@ def _draw_panel(
         _draw_point(ax, c, values.index(c.comparator[name]) + place, kind, colors[c.size], limits)
     ax.set_xticks(
         range(len(values)),
-        [f"{v:g}\n(\N{MULTIPLICATION SIGN}{v / home:.3g})" for v in values],
+        [f"{v:.3g}\n(\N{MULTIPLICATION SIGN}{v / home:.3g})" for v in values],
     )
     ax.set_xlim(-0.6, len(values) - 0.4)
     ax.set_ylim(*limits)
-    ax.set_xlabel(f"{name.replace('_', ' ')} (transferred: {home:g})")
+    ax.set_xlabel(f"{name.replace('_', ' ')} (transferred: {home:.3g})")
 
 
 def _side(value: float, home: float) -> int:
