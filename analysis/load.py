@@ -122,7 +122,9 @@ def tidy(
         },
         index=kept.index,
     )
-    out = _collapse(out).sort_values(["group", "size", "x", "seed"], ignore_index=True)
+    out = _collapse(out[list(CANONICAL)]).sort_values(
+        ["group", "size", "x", "seed"], ignore_index=True
+    )
     out.attrs["num_failed"] = int((state == "failed").sum())
     return out
 

@@ -17,9 +17,6 @@ VERDICT_SCHEMA = 1
 Status = Literal["transfers", "does not transfer", "undecided", "not tested"]
 STATUSES: tuple[Status, ...] = ("transfers", "does not transfer", "undecided", "not tested")
 
-Setting = Mapping[str, float]
-"""A comparator by column name: {"stepsize": 0.125} or with radii beside it."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SizeRow:

@@ -108,15 +108,18 @@ def _experiment(options: Arguments) -> Any:
     return reload(_override(type(experiment), experiment, options.fields_given))
 
 
-def _override(kind: Any, default: Any, fields: list[str]) -> Any:
-    """Parse --section.field VALUE; what tyro refuses, it explains in a box and exits with 2."""
+def _override(kind: Any, default: Any, fields: list[str], command: str = "show") -> Any:
+    """Parse --section.field VALUE; what tyro refuses, it explains in a box and exits with 2.
+
+    The box points to the help of `command`, which says how to list the fields.
+    """
     import tyro
 
     return tyro.cli(
         kind,
         args=fields,
         default=default,
-        prog=PROG,
+        prog=f"{PROG} {command}",
         config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
     )
 

@@ -65,7 +65,7 @@ COMMANDS: dict[str, Command] = {
     "train": Command(
         help="train one model with a recipe",
         text="Train with a recipe at any width. Other fields of the run can be replaced too, for "
-        "example --steps 120; the verdict does not cover them.",
+        "example --steps 120 (--fields explains them); the verdict does not cover them.",
         example="lmo-transfer train --recipe studies/digits-mlp/results/recipe.json --width 1024",
         source=False,
     ),
@@ -160,7 +160,7 @@ def _add_options(made: argparse.ArgumentParser, name: str) -> None:
         made.add_argument("--study", metavar="DIR", help="folder for the run table (the recipe's)")
     if name == "list":
         made.add_argument("--root", metavar="DIR", default="studies", help="folder (studies)")
-    if name == "show":
+    if name in ("show", "train"):
         made.add_argument("--fields", action="store_true", help="explain every field")
 
 

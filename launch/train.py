@@ -16,14 +16,14 @@ from transfer.data import load, require_fits
 from transfer.recipe import Recipe
 
 
-def train_recipe(
-    options: argparse.Namespace, override: Callable[[Any, Any, list[str]], Any]
-) -> int:
+def train_recipe(options: argparse.Namespace, override: Callable[..., Any]) -> int:
     """Train the recipe's run, with the fields that were replaced, once a seed."""
     recipe = Recipe.load(options.recipe)
     run: RunConfig = recipe.run
+    if options.fields:
+        override(RunConfig, run, ["--help"], "train")
     if options.fields_given:
-        run = override(RunConfig, run, options.fields_given)
+        run = override(RunConfig, run, options.fields_given, "train")
     seeds = options.seeds or [run.seed]
     if len(set(seeds)) != len(seeds) or min(seeds) < 0:
         raise UsageError(f"--seeds must be different numbers, each at least 0, got {seeds}")

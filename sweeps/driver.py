@@ -20,12 +20,8 @@ def sole_driver(folder: Path) -> Iterator[None]:
     Raises:
         ValueError: another command is at work.
     """
+    require_idle(folder)
     mark = folder / "driver.json"
-    other = _read(mark)
-    if other is not None and other.get("host") == socket.gethostname():
-        pid = other.get("pid")
-        if isinstance(pid, int) and pid != os.getpid() and _started(pid) == other.get("started"):
-            raise ValueError(f"another command (process {pid}) is at work on {folder}")
     pid = os.getpid()
     mine = {"host": socket.gethostname(), "pid": pid, "started": _started(pid)}
     replace_file(mark, lambda temporary: temporary.write_text(json.dumps(mine), "utf-8"))
@@ -34,6 +30,16 @@ def sole_driver(folder: Path) -> Iterator[None]:
     finally:
         if _read(mark) == mine:
             mark.unlink(missing_ok=True)
+
+
+def require_idle(folder: Path) -> None:
+    """Raise ValueError if another command of this machine is at work on the study."""
+    other = _read(folder / "driver.json")
+    if other is None or other.get("host") != socket.gethostname():
+        return
+    pid = other.get("pid")
+    if isinstance(pid, int) and pid != os.getpid() and _started(pid) == other.get("started"):
+        raise ValueError(f"another command (process {pid}) is at work on {folder}")
 
 
 def _read(mark: Path) -> dict[str, object] | None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sweeps.driver import require_idle
 from sweeps.experiment import (
     Experiment,
     experiment_from_dict,
@@ -54,7 +55,7 @@ class Study:
 
         Raises:
             ValueError: the folder holds another experiment, the differing fields are named; or
-                the folder holds something else.
+                the folder holds something else; or it is to grow while a command works on it.
             OSError: the folder cannot be written.
         """
         path = folder / "experiment.json"
@@ -63,6 +64,7 @@ class Study:
             experiment = replace(experiment, data=_same_data(experiment, old))
             if experiment != old:
                 _refuse(folder, _differences(old, experiment, _grown))
+                require_idle(folder)  # a study does not grow under the command that works on it
                 kept = folder / "experiments"
                 kept.mkdir(exist_ok=True)
                 number = len(list(kept.glob("*.json"))) + 1

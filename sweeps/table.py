@@ -149,6 +149,7 @@ class RunTable:
         if curves:
             # The curves first: a record that is there has its curve.
             buffer = io.BytesIO()
+            # The stubs would have the run ids clash with the keyword allow_pickle.
             np.savez_compressed(buffer, **curves)  # type: ignore[arg-type]
             _publish_bytes(target.with_suffix(".npz"), buffer.getvalue())
         text = "".join(encode_line(run) + "\n" for run in runs)

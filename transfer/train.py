@@ -136,7 +136,7 @@ class _Run:
             group["lr"] = peak * scale
         loss, _ = self._loss(self.train_x[chosen], self.train_y[chosen])
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]  # torch annotates it in part only
         self.optimizer.step()
         self.losses[self.step] = loss.detach()
         self.step += 1

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from sweeps.driver import sole_driver
+from sweeps.experiment import experiment_to_dict
+from sweeps.study import Study
+from tests.helpers import tiny_experiment
 
 HOLD = """
 import sys
@@ -32,6 +35,11 @@ def test_a_second_command_is_refused_and_a_killed_one_forgotten(tmp_path: Path) 
     assert holder.stdout.readline() == "held\n"
     with pytest.raises(ValueError, match=f"process {holder.pid}"), sole_driver(tmp_path):
         raise AssertionError("let in beside another")
+    study = tmp_path / "experiment.json"
+    study.write_text(json.dumps(experiment_to_dict(tiny_experiment())))
+    with pytest.raises(ValueError, match=f"process {holder.pid}"):
+        Study.create(tmp_path, tiny_experiment({"sweep.seeds": [1, 2]}))
+    assert Study.open(tmp_path).experiment == tiny_experiment(), "it did not grow meanwhile"
     holder.kill()
     holder.wait()
     holder.stdin.close()
