@@ -27,7 +27,9 @@ NormName = Literal[
     "input-row-norm",
     "sign",
     "scaled-sign",
+    "conv-spectral",
     "bias-rms",
+    "gain-rms",
     "euclidean",
     "max-norm",
 ]

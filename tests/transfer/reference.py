@@ -137,10 +137,22 @@ TABLE: dict[str, ReferenceNorm] = {
         lambda s: total(s) / s.shape[1],
         lambda s: -signs(s) / s.shape[1],
     ),
+    "conv-spectral": ReferenceNorm(
+        lambda a: a.shape[2] / math.sqrt(a.shape[0] / a.shape[1]) * sigmas(a.flatten(1))[0],
+        lambda s: math.sqrt(s.shape[0] / s.shape[1]) / s.shape[2] * sum(sigmas(s.flatten(1))),
+        lambda s: (
+            -math.sqrt(s.shape[0] / s.shape[1]) / s.shape[2] * uv(s.flatten(1)).reshape(s.shape)
+        ),
+    ),
     "bias-rms": ReferenceNorm(
         lambda b: length(b) / math.sqrt(len(b)),
         lambda s: math.sqrt(len(s)) * length(s),
         lambda s: -math.sqrt(len(s)) * unit(s),
+    ),
+    "gain-rms": ReferenceNorm(
+        lambda b: length(b) / math.sqrt(b.numel()),
+        lambda s: math.sqrt(s.numel()) * length(s),
+        lambda s: -math.sqrt(s.numel()) * unit(s),
     ),
     "euclidean": ReferenceNorm(length, length, lambda s: -unit(s)),
     "max-norm": ReferenceNorm(largest, total, lambda s: -signs(s)),
@@ -180,8 +192,8 @@ class Layer:
     def lmo(self, d: Tensor) -> Tensor:
         """The oracle at radius 1; leading dimensions hold separate matrices."""
         oracle = TABLE[self.norm].lmo
-        if self.norm in ("euclidean", "max-norm"):
+        if self.norm in ("euclidean", "max-norm", "gain-rms"):
             return oracle(d.flatten()).reshape(d.shape)
-        if d.ndim <= 2:
+        if d.ndim <= (3 if self.norm == "conv-spectral" else 2):
             return oracle(d)
         return torch.stack([self.lmo(part) for part in d])

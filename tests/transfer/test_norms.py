@@ -12,13 +12,16 @@ from transfer.norms import NORMS, Norm, make_norm
 
 MATRIX_SHAPES = [(6, 6), (12, 5), (4, 9), (7, 3), (1, 8), (8, 1), (1, 1), (3, 5, 4), (2, 3, 4, 6)]
 VECTOR_SHAPES = [(6,), (1,), (37,), (3, 8), (2, 3, 5)]
+CONV_SHAPES = [(6, 5, 9), (4, 9, 1), (9, 1, 5), (1, 1, 3), (3, 6, 4, 9)]
+SHAPES = {1: VECTOR_SHAPES, 2: MATRIX_SHAPES, 3: CONV_SHAPES}
 CASES = [
     pytest.param(name, shape, id=f"{name}-{'x'.join(map(str, shape))}")
     for name in NORM_NAMES
-    for shape in (MATRIX_SHAPES if NORMS[name].event_ndim == 2 else VECTOR_SHAPES)
+    for shape in SHAPES[NORMS[name].event_ndim]
 ]
-BATCHES = [(n, (4, 6, 5) if NORMS[n].event_ndim == 2 else (4, 7)) for n in NORM_NAMES]
-SPECTRAL = [name for name in NORM_NAMES if "spectral" in name]
+_BATCH = {1: (4, 7), 2: (4, 6, 5), 3: (4, 6, 5, 3)}
+BATCHES = [(n, _BATCH[NORMS[n].event_ndim]) for n in NORM_NAMES]
+SPECTRAL = [n for n in NORM_NAMES if "spectral" in n and NORMS[n].event_ndim == 2]
 RHO = 3.5
 
 

@@ -14,7 +14,7 @@ from transfer.norms import NORMS, make_norm
 from transfer.optimizers import Scion
 
 STEPS = 100
-MATRIX_NORMS = [name for name in NORM_NAMES if NORMS[name].event_ndim == 2]
+SHAPES = {1: (9,), 2: (7, 5), 3: (7, 5, 4)}
 VECTOR_NORMS = [name for name in NORM_NAMES if NORMS[name].event_ndim == 1]
 ANY_SHAPE = [name for name in NORM_NAMES if NORMS[name].any_shape]
 
@@ -57,8 +57,9 @@ GROUPS: dict[str, list[dict[str, Any]]] = {
     "any shape and stacked matrices": [
         {"norm": "euclidean", "radius": 1.0, "shapes": [(3,), (2, 3), (2, 3), (2, 3, 4)]},
         {"norm": "max-norm", "radius": 1.0, "shapes": [(3,), (2, 3), (2, 2, 2, 2)]},
-        {"norm": "embedding-spectral", "radius": 1.0, "shapes": [(3, 4, 5), (3, 4, 5)]},
-        {"norm": "plain-spectral", "radius": 1.0, "shapes": [(2, 3, 4, 5), (4, 5)]},
+        {"norm": "embedding-spectral", "layout": "batch", "shapes": [(3, 4, 5), (3, 4, 5)]},
+        {"norm": "plain-spectral", "layout": "batch", "shapes": [(2, 3, 4, 5)]},
+        {"norm": "plain-spectral", "radius": 1.0, "shapes": [(4, 5)]},
     ],
 }
 
@@ -79,7 +80,7 @@ def test_equals_the_restatement(case: str, alpha: float, constrained: bool) -> N
             Layer(
                 x=p.detach().clone(),
                 norm=rule["norm"],
-                radius=rule["radius"],
+                radius=rule.get("radius", 1.0),
                 stepsize=rule.get("lr", 0.02),
                 alpha=rule.get("alpha", alpha),
                 constrained=constrained,
@@ -110,12 +111,21 @@ def test_batches_equal_one_optimizer_per_parameter(constrained: bool) -> None:
     together, apart = make_params(shapes), make_params(shapes)
     radii = [1.0, 2.0, 3.0, 0.5, 4.0]
     one = Scion(
-        [{"params": [p], "radius": r} for p, r in zip(together, radii, strict=True)],
+        [
+            {"params": [p], "radius": r, "layout": "batch" if p.ndim > 2 else None}
+            for p, r in zip(together, radii, strict=True)
+        ],
         lr=0.1,
         constrained=constrained,
     )
     many = [
-        Scion([p], lr=0.1, radius=r, constrained=constrained)
+        Scion(
+            [p],
+            lr=0.1,
+            radius=r,
+            constrained=constrained,
+            layout="batch" if p.ndim > 2 else None,
+        )
         for p, r in zip(apart, radii, strict=True)
     ]
     for step in range(20):
@@ -135,7 +145,7 @@ def test_batches_equal_one_optimizer_per_parameter(constrained: bool) -> None:
 @pytest.mark.parametrize("name", NORM_NAMES)
 def test_constrained_iterates_stay_in_the_ball(name: str, gamma: float) -> None:
     norm = make_norm(name)
-    p = nn.Parameter(torch.empty((7, 5) if name in MATRIX_NORMS else (9,), dtype=torch.float64))
+    p = nn.Parameter(torch.empty(SHAPES[norm.event_ndim], dtype=torch.float64))
     norm.init_(p, 3.0, torch.Generator().manual_seed(0))
     optimizer = Scion([p], lr=gamma, norm=name, radius=3.0, constrained=True, polar="svd")
     for step in range(60):
@@ -159,7 +169,7 @@ def test_newton_schulz_leaves_the_ball_by_its_bound_only(polar: str) -> None:
 
 @pytest.mark.parametrize("name", NORM_NAMES)
 def test_a_step_has_norm_stepsize_times_radius(name: str) -> None:
-    p = nn.Parameter(gaussian((7, 5) if name in MATRIX_NORMS else (9,), 0))
+    p = nn.Parameter(gaussian(SHAPES[NORMS[name].event_ndim], 0))
     before = p.detach().clone()
     optimizer = Scion([p], lr=0.25, norm=name, radius=8.0, polar="svd")
     set_grads([p], 3)
@@ -169,7 +179,7 @@ def test_a_step_has_norm_stepsize_times_radius(name: str) -> None:
 
 @pytest.mark.parametrize("name", NORM_NAMES)
 def test_converges_on_a_quadratic(name: str) -> None:
-    shape = (6, 4) if name in MATRIX_NORMS else (6,)
+    shape = SHAPES[NORMS[name].event_ndim]
     target, p = gaussian(shape, 1), nn.Parameter(torch.zeros(shape, dtype=torch.float64))
     start = float(target.square().sum())
     radius = make_norm(name).norm(target).item()
@@ -256,7 +266,7 @@ def test_decoupled_weight_decay_is_the_constrained_variant() -> None:
 @pytest.mark.parametrize("scale", [1e-25, 1e25])
 @pytest.mark.parametrize("name", NORM_NAMES)
 def test_size_of_the_loss_does_not_matter(name: str, scale: float) -> None:
-    shape = (6, 4) if name in MATRIX_NORMS else (6,)
+    shape = SHAPES[NORMS[name].event_ndim]
     mine, other = nn.Parameter(torch.zeros(shape)), nn.Parameter(torch.zeros(shape))
     optimizers = [Scion([p], lr=0.1, norm=name) for p in (mine, other)]
     for step in range(5):

@@ -15,21 +15,24 @@ from transfer.norms.base import Norm
 from transfer.norms.signs import MaxNorm, ScaledSign, Sign
 from transfer.norms.slices import ColNorm, HiddenColNorm, InputRowNorm, RowNorm
 from transfer.norms.spectral import (
+    ConvSpectral,
     EmbeddingSpectral,
     PlainSpectral,
     Spectral,
     SpectralMax,
     SpectralNorm,
 )
-from transfer.norms.vectors import BiasRMS, Euclidean
+from transfer.norms.vectors import BiasRMS, Euclidean, GainRMS
 from transfer.polar import make_polar
 
 __all__ = [
     "NORMS",
     "BiasRMS",
     "ColNorm",
+    "ConvSpectral",
     "EmbeddingSpectral",
     "Euclidean",
+    "GainRMS",
     "HiddenColNorm",
     "InputRowNorm",
     "MaxNorm",
@@ -54,7 +57,9 @@ NORMS: dict[str, type[Norm]] = {
     "input-row-norm": InputRowNorm,
     "sign": Sign,
     "scaled-sign": ScaledSign,
+    "conv-spectral": ConvSpectral,
     "bias-rms": BiasRMS,
+    "gain-rms": GainRMS,
     "euclidean": Euclidean,
     "max-norm": MaxNorm,
 }

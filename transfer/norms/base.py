@@ -1,13 +1,14 @@
 """The abstract norm, and what the families of norms share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from transfer.layouts import Layout, default_layout
 from transfer.polar import rescale
 
 Radius = float | Tensor
@@ -25,9 +26,10 @@ class Norm(ABC):
     """
 
     event_ndim: ClassVar[int]
-    """Dimensions of one object: 2 for matrices, 1 for vectors."""
+    """Dimensions of one object: 1 for vectors, 2 for matrices (d_out, d_in), 3 for convolutions
+    (d_out, d_in, kernel positions)."""
     any_shape: ClassVar[bool] = False
-    """Whether a parameter of any shape is taken, as one long vector."""
+    """Whether a parameter of any shape is one long vector unless a layout says otherwise."""
 
     def norm(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*batch"]:
         """Return the norm of each matrix or vector."""
@@ -52,28 +54,46 @@ class Norm(ABC):
             radius = radius.to(x).reshape(radius.shape + (1,) * self.event_ndim)
         return (self._lmo(x) * radius).to(g.dtype)
 
+    @classmethod
+    def layout(
+        cls, name: str | None = None, split_sizes: Sequence[int] = (), groups: int = 1
+    ) -> Layout:
+        """Return the layout of that name, or the one that parameters of this norm have otherwise.
+
+        Raises:
+            ValueError: an unknown name, or sizes that do not fit it.
+        """
+        chosen = name or default_layout(cls.event_ndim, cls.any_shape)
+        return Layout(name=chosen, split_sizes=tuple(split_sizes), groups=groups)  # type: ignore[arg-type]
+
     @torch.no_grad()
     def init_(
-        self, x: Tensor, radius: float = 1.0, generator: torch.Generator | None = None
+        self,
+        x: Tensor,
+        radius: float = 1.0,
+        generator: torch.Generator | None = None,
+        layout: Layout | None = None,
     ) -> Tensor:
         """Fill `x` in place with this norm's initialisation, times `radius`, and return it.
 
         Drawn in float64 on the CPU, so that a seed gives the same weights on every device.
-        """
-        shape = (x.numel(),) if self.any_shape else tuple(x.shape)
-        return x.copy_((radius * self._init(shape, generator)).reshape(x.shape))
 
-    def check_shape(self, shape: torch.Size) -> None:
-        """Raise ValueError unless a parameter of this shape fits this norm."""
-        wanted = {(1, True): "a tensor", (1, False): "a vector (1 dimension)"}.get(
-            (self.event_ndim, self.any_shape), "a matrix (2 dimensions, or more as a batch)"
-        )
-        fits = len(shape) >= 2 if self.event_ndim == 2 else self.any_shape or len(shape) == 1
-        if not fits or 0 in shape:
-            raise ValueError(
-                f"{type(self).__name__} needs {wanted} without empty dimensions, "
-                f"got shape {tuple(shape)}"
-            )
+        Args:
+            x: A parameter, or without a layout one or more objects (*batch, *event).
+            radius: Norm of the result, except for biases, which are zero.
+            generator: Of the CPU.
+            layout: How a parameter holds its matrices.
+        """
+        if layout is None and self.any_shape:
+            layout = self.layout()
+        for block in [x] if layout is None else layout.blocks(x):
+            if layout is None:
+                block.copy_(radius * self._init(tuple(block.shape), generator))
+            else:
+                shape = layout.to_events(block, self.event_ndim).shape
+                values = radius * self._init(tuple(shape), generator)
+                block.copy_(layout.from_events(values, block.shape))
+        return x
 
     def _homogeneous(self, x: Tensor, formula: Callable[[Tensor], Tensor]) -> Tensor:
         scaled, peak = rescale(_wide(x), self.event_ndim)

@@ -1,4 +1,4 @@
-"""Norms of the largest singular value: matrices as operators between spaces of root mean square."""
+"""Norms of the largest singular value: operators between spaces of root mean square."""
 
 import math
 from abc import abstractmethod
@@ -14,30 +14,47 @@ from transfer.polar import PolarFn, SvdPolar
 
 @dataclass(frozen=True)
 class SpectralNorm(Norm):
-    """sigma_max(A) / c, with c given by the shape; the dual norm is c times the nuclear norm."""
+    """sigma_max(M) / c, with c given by the shape; the dual norm is c times the nuclear norm.
+
+    M is the matrix itself, or a convolution's kernels reshaped to (d_out, d_in * kernel).
+    """
 
     event_ndim: ClassVar[int] = 2
     polar: PolarFn = field(default_factory=SvdPolar)
     """Exact by default; an iterative one overshoots the sphere by its stated bound."""
 
     @abstractmethod
-    def _factor(self, d_out: int, d_in: int) -> float: ...
+    def _factor(self, d_out: int, d_in: int, kernel: int = 1) -> float: ...
+
+    def _matrix(self, x: Tensor) -> Tensor:
+        return x.flatten(1 - self.event_ndim)
+
+    def _scale(self, x: Tensor) -> float:
+        return self._factor(*x.shape[-self.event_ndim :])
 
     def _norm(self, x: Tensor) -> Tensor:
-        return _singular_values(x)[..., 0].div(self._factor(*x.shape[-2:]))
+        return _singular_values(self._matrix(x))[..., 0].div(self._scale(x))
 
     def _dual_norm(self, s: Tensor) -> Tensor:
-        return self._factor(*s.shape[-2:]) * _singular_values(s).sum(-1)
+        return self._scale(s) * _singular_values(self._matrix(s)).sum(-1)
 
     def _lmo(self, g: Tensor) -> Tensor:
-        return -self._factor(*g.shape[-2:]) * self.polar(g)
+        return -self._scale(g) * self.polar(self._matrix(g)).reshape(g.shape)
 
     def _init(self, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
         """Semi-orthogonal, uniformly distributed, times c."""
-        *batch, d_out, d_in = shape
-        q, r = torch.linalg.qr(gaussian((*batch, max(d_out, d_in), min(d_out, d_in)), generator))
-        signed: Tensor = q * torch.diagonal(r, dim1=-2, dim2=-1).sign().unsqueeze(-2)
-        return self._factor(d_out, d_in) * (signed if d_out >= d_in else signed.mT)
+        event = len(shape) - self.event_ndim
+        size = (*shape[: event + 1], math.prod(shape[event + 1 :]))
+        return self._factor(*shape[event:]) * semi_orthogonal(size, generator).reshape(shape)
+
+
+def semi_orthogonal(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+    """Draw matrices (*batch, d_out, d_in) with singular values 1, uniformly (Haar)."""
+    *batch, d_out, d_in = shape
+    q, r = torch.linalg.qr(gaussian((*batch, max(d_out, d_in), min(d_out, d_in)), generator))
+    # Without the signs QR's result would not be uniform.
+    signed: Tensor = q * torch.diagonal(r, dim1=-2, dim2=-1).sign().unsqueeze(-2)
+    return signed if d_out >= d_in else signed.mT
 
 
 def _singular_values(x: Tensor) -> Tensor:
@@ -51,7 +68,7 @@ def _singular_values(x: Tensor) -> Tensor:
 class Spectral(SpectralNorm):
     """RMS -> RMS operator norm, sqrt(d_in / d_out) * sigma_max(A): hidden layers."""
 
-    def _factor(self, d_out: int, d_in: int) -> float:
+    def _factor(self, d_out: int, d_in: int, kernel: int = 1) -> float:
         return math.sqrt(d_out / d_in)
 
 
@@ -59,7 +76,7 @@ class Spectral(SpectralNorm):
 class PlainSpectral(SpectralNorm):
     """sigma_max(A), without RMS scaling."""
 
-    def _factor(self, d_out: int, d_in: int) -> float:
+    def _factor(self, d_out: int, d_in: int, kernel: int = 1) -> float:
         return 1.0
 
 
@@ -70,7 +87,7 @@ class SpectralMax(SpectralNorm):
     The max matters when the width is below the input dimension.
     """
 
-    def _factor(self, d_out: int, d_in: int) -> float:
+    def _factor(self, d_out: int, d_in: int, kernel: int = 1) -> float:
         return max(1.0, math.sqrt(d_out / d_in))
 
 
@@ -78,5 +95,19 @@ class SpectralMax(SpectralNorm):
 class EmbeddingSpectral(SpectralNorm):
     """2 -> RMS operator norm, sigma_max(A) / sqrt(d_out): one-hot inputs."""
 
-    def _factor(self, d_out: int, d_in: int) -> float:
+    def _factor(self, d_out: int, d_in: int, kernel: int = 1) -> float:
         return math.sqrt(d_out)
+
+
+@final
+class ConvSpectral(SpectralNorm):
+    """sigma_max(M) prod(k) / sqrt(out / in): convolutions, M = (out, in * prod(k)).
+
+    Takes kernels (*batch, out, in, prod(k)); `Layout` brings any convolution's weight to this form,
+    with out and in those of one group.
+    """
+
+    event_ndim: ClassVar[int] = 3
+
+    def _factor(self, d_out: int, d_in: int, kernel: int = 1) -> float:
+        return math.sqrt(d_out / d_in) / kernel

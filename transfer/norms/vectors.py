@@ -46,6 +46,19 @@ class BiasRMS(_LengthNorm):
 
 
 @final
+class GainRMS(_LengthNorm):
+    """||x||_2 / sqrt(d): gains of normalisation layers. Initialised to ones."""
+
+    any_shape: ClassVar[bool] = True
+
+    def _factor(self, d: int) -> float:
+        return math.sqrt(d)
+
+    def _init(self, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+        return torch.ones(shape, dtype=torch.float64, device="cpu")
+
+
+@final
 class Euclidean(_LengthNorm):
     """||x||_2 of a tensor of any shape, as one vector."""
 
