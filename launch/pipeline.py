@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeps.plan import PlannedRun
+from sweeps.plan import PlannedRun, roles_at
 from sweeps.progress import Reporter
 from sweeps.study import Study, write_json
 from sweeps.table import StoredRun
 from sweeps.tune import Tuned
-from transfer.config import ScionConfig
+from transfer.config import CustomConfig, ModelConfig, ScionConfig
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -154,7 +154,7 @@ def fixed_axes(done: Finished, arm: str) -> dict[str, Any]:
     train, optimizer = done.study.experiment.train, done.tuned[arm].optimizer
     axes: dict[str, Any] = {
         "data": done.study.experiment.data.name,
-        "family": done.study.experiment.model.family,
+        "family": _family(done.study.experiment.model),
         "depth": train.depth,
         "steps": train.steps,
         "batch_size": train.batch_size,
@@ -165,10 +165,15 @@ def fixed_axes(done: Finished, arm: str) -> dict[str, Any]:
     }
     if isinstance(optimizer, ScionConfig):
         axes |= {"alpha": optimizer.alpha, "constrained": optimizer.constrained}
-        for role in done.study.experiment.model.roles(train.depth):
+        experiment = done.study.experiment
+        for role in roles_at(experiment, experiment.sweep.widths[0]):
             rule = optimizer.roles[role]
             axes |= {f"norm_{role}": rule.norm, f"radius_{role}": rule.radius}
     return axes
+
+
+def _family(model: ModelConfig) -> str:
+    return model.build if isinstance(model, CustomConfig) else model.family
 
 
 def write_verdicts(done: Finished, verdicts: dict[str, dict[str, "Verdict"]]) -> Path:

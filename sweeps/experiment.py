@@ -12,12 +12,12 @@ from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin, get_
 from pydantic import Discriminator, TypeAdapter, ValidationError
 
 from transfer.config import (
-    AdamWConfig,
     DataConfig,
     MlpConfig,
+    ModelConfig,
+    OptimizerConfig,
     Precision,
     ScheduleConfig,
-    ScionConfig,
     require,
     require_positive,
     unknown,
@@ -59,7 +59,7 @@ class ArmConfig:
     """One optimizer of the comparison: how it is tuned, swept, and varied."""
 
     __pydantic_config__: ClassVar[Any] = _STRICT
-    optimizer: Annotated[ScionConfig | AdamWConfig, Discriminator("name")]
+    optimizer: Annotated[OptimizerConfig, Discriminator("name")]
     search: dict[str, Log2Range] = field(default_factory=dict)
     """Tuned settings: `stepsize`, or a role for its radius; each with its log2 range."""
     octaves_below: int = 4
@@ -168,7 +168,7 @@ class Experiment:
     """Name of the study's folder under studies/."""
     summary: str = ""
     """One line for the list of presets."""
-    model: MlpConfig = field(default_factory=MlpConfig)
+    model: Annotated[ModelConfig, Discriminator("family")] = field(default_factory=MlpConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     arms: dict[str, ArmConfig]
@@ -186,15 +186,16 @@ class Experiment:
             wanted = f"letters, digits and {' '.join(marks)}, a letter or digit first"
             require(bool(plain), what, wanted, name)
         require(len(self.arms) >= 1, "arms", "at least one", self.arms)
-        self._require_roles()
+        folded = [name.casefold() for name in self.arms]
+        require(len(set(folded)) == len(folded), "arms", "names that differ", list(self.arms))
+        stated = self.model.roles(self.train.depth)
+        if stated is not None:
+            self.require_roles(stated)
         shared = sorted(set(self.tune.seeds) & set(self.sweep.seeds))
         require(not shared, "tune.seeds", "other seeds than sweep.seeds", shared)
 
-    def _require_roles(self) -> None:
-        """The arms must have rules for the model's roles, and vary no others."""
-        roles = self.model.roles(self.train.depth)
-        folded = [name.casefold() for name in self.arms]
-        require(len(set(folded)) == len(folded), "arms", "names that differ", list(self.arms))
+    def require_roles(self, roles: tuple[str, ...]) -> None:
+        """Raise ValueError unless every arm has rules for these roles, and varies no others."""
         for name, arm in self.arms.items():
             for role in sorted({*arm.search, *arm.star} - {"stepsize", *roles}):
                 where = f"arms.{name}: a role in search and star"
@@ -229,8 +230,17 @@ def experiment_from_dict(data: dict[str, Any], source: str) -> Experiment:
 
 def experiment_to_dict(experiment: Experiment) -> dict[str, Any]:
     """Return plain data that `experiment_from_dict` takes back; the arms keep their order."""
-    plain: dict[str, Any] = json.loads(json.dumps(asdict(experiment), allow_nan=False))
+    plain: dict[str, Any] = _without_none(
+        json.loads(json.dumps(asdict(experiment), allow_nan=False))
+    )
     return plain
+
+
+def _without_none(value: Any) -> Any:
+    """Leave out what is not said, which TOML cannot say."""
+    if isinstance(value, dict):
+        return {key: _without_none(v) for key, v in value.items() if v is not None}
+    return value
 
 
 def _explain(problem: Any) -> str:
@@ -238,6 +248,7 @@ def _explain(problem: Any) -> str:
     loc = [part for part in problem["loc"]]
     # A discriminated union puts its tag into the path; a reader's file has no such level.
     tag = 3 if loc[:1] == ["arms"] and loc[2:3] == ["optimizer"] else None
+    tag = 1 if loc[:1] == ["model"] and len(loc) > 1 else tag
     path = ".".join(str(part) for i, part in enumerate(loc) if i != tag) or "experiment"
     if problem["type"] == "unexpected_keyword_argument":
         return f"{path}: " + unknown("field", loc[-1], _names_at(Experiment, loc[:-1]))
@@ -246,7 +257,8 @@ def _explain(problem: Any) -> str:
     if problem["type"] in ("literal_error", "union_tag_invalid"):
         said = problem["ctx"].get("expected") or problem["ctx"]["expected_tags"]
         got = problem["ctx"].get("tag", problem["input"])
-        where = f"{path}.name" if "tag" in problem["ctx"] else path
+        tag_name = "family" if loc[:1] == ["model"] else "name"
+        where = f"{path}.{tag_name}" if "tag" in problem["ctx"] else path
         return unknown(where, got, re.findall(r"'([^']*)'", said))
     if problem["type"] == "missing":
         return f"{path} is missing"
@@ -260,7 +272,8 @@ def _names_at(kind: Any, loc: list[Any]) -> list[str]:
         if get_origin(kind) is Annotated:
             kind = get_args(kind)[0]
         if isinstance(kind, UnionType):
-            kind = next(k for k in get_args(kind) if get_type_hints(k)["name"] == Literal[part])
+            tags = [("name", k) for k in get_args(kind)] + [("family", k) for k in get_args(kind)]
+            kind = next(k for tag, k in tags if get_type_hints(k).get(tag) == Literal[part])
         elif get_origin(kind) is dict:
             kind = get_args(kind)[1]
         else:

@@ -8,6 +8,7 @@ import pandas as pd
 
 from sweeps.plan import PlannedRun
 from sweeps.table import StoredRun
+from transfer.config import ROLE_NAMES
 from transfer.files import replace_file
 
 COLUMNS = (
@@ -22,10 +23,7 @@ COLUMNS = (
     "stepsize",
     "alpha",
     "constrained",
-    "radius_input",
-    "radius_hidden",
-    "radius_output",
-    "radius_bias",
+    *(f"radius_{role}" for role in ROLE_NAMES),
     "schedule",
     "steps",
     "batch_size",
@@ -52,7 +50,8 @@ def to_frame(planned: Iterable[PlannedRun], rows: dict[str, StoredRun]) -> pd.Da
     """Return the runs of a plan that the table has, sorted by arm, purpose and settings."""
     data = [_row(run, rows[run.config.run_id]) for run in planned if run.config.run_id in rows]
     frame = pd.DataFrame(data, columns=list(COLUMNS))
-    keys = ["arm", "purpose", "width", "radius_hidden", "radius_output", "stepsize", "seed"]
+    radii = [name for name in COLUMNS if name.startswith("radius_")]
+    keys = ["arm", "purpose", "width", *radii, "stepsize", "seed"]
     return frame.sort_values([*keys, "run_id"], ignore_index=True)
 
 
@@ -62,7 +61,7 @@ def _row(run: PlannedRun, stored: StoredRun) -> dict[str, Any]:
     nested = {
         "arm": run.arm,
         "purpose": run.purpose,
-        "family": config["model"]["family"],
+        "family": config["model"].get("build", config["model"]["family"]),
         "optimizer": optimizer["name"],
         "data": config["data"]["name"],
         "schedule": config["schedule"]["name"],

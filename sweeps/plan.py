@@ -10,6 +10,16 @@ from transfer.config import OptimizerConfig, RunConfig, ScionConfig
 Purpose = Literal["tune", "sweep", "radii", "check"]
 
 
+def roles_at(experiment: Experiment, width: int) -> tuple[str, ...]:
+    """Return the roles that the experiment's model has; a custom family is built to find out."""
+    stated = experiment.model.roles(experiment.train.depth)
+    if stated is not None:
+        return stated
+    from transfer.families import role_names  # torch, which other families need not wait for
+
+    return role_names(experiment.model, width=width, depth=experiment.train.depth)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlannedRun:
     """A run, the arm it belongs to and what it is for."""
@@ -29,7 +39,7 @@ def run_config(
 ) -> RunConfig:
     """Return one run; of the optimizer's rules, those for roles the model has."""
     if isinstance(optimizer, ScionConfig):
-        present = experiment.model.roles(experiment.train.depth)
+        present = roles_at(experiment, width)
         kept = {role: rule for role, rule in optimizer.roles.items() if role in present}
         optimizer = replace(optimizer, roles=kept)
     train = experiment.train

@@ -16,12 +16,12 @@ from sweeps.experiment import (
     load_experiment,
     load_experiment_file,
 )
-from sweeps.plan import PlannedRun, check_runs, star_runs, sweep_runs
+from sweeps.plan import PlannedRun, check_runs, roles_at, star_runs, sweep_runs
 from sweeps.progress import Reporter
 from sweeps.runner import Runner
 from sweeps.table import RunTable, StoredRun
 from sweeps.tune import Tuned, tune_arm
-from transfer.config import RunConfig
+from transfer.config import CustomConfig, RunConfig
 from transfer.files import replace_file
 
 DEFAULT_ROOT = Path("studies")
@@ -61,7 +61,7 @@ class Study:
         path = folder / "experiment.json"
         if path.is_file():
             old = load_experiment(str(folder))
-            experiment = replace(experiment, data=_same_data(experiment, old))
+            experiment = _same_sources(experiment, old)
             if experiment != old:
                 _refuse(folder, _differences(old, experiment, _grown))
                 require_idle(folder)  # a study does not grow under the command that works on it
@@ -73,8 +73,7 @@ class Study:
             return cls(folder, experiment)
         if folder.exists() and (not folder.is_dir() or _occupied(folder)):
             raise ValueError(f"{folder} exists and is no study: choose another --study folder")
-        fingerprint = _fitting_data(experiment)
-        experiment = replace(experiment, data=replace(experiment.data, fingerprint=fingerprint))
+        experiment = _with_sources(experiment)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(path, experiment_to_dict(experiment))
         return cls(folder, experiment)
@@ -83,7 +82,7 @@ class Study:
 
     def require_same(self, experiment: Experiment) -> None:
         """Raise ValueError naming every field in which an experiment differs from the study's."""
-        experiment = replace(experiment, data=_same_data(experiment, self.experiment))
+        experiment = _same_sources(experiment, self.experiment)
         _refuse(self.folder, _differences(self.experiment, experiment))
 
     def looks(self) -> int:
@@ -165,18 +164,31 @@ class Study:
             return rows
         if runner is None:
             raise LookupError(f"{len(missing)} of {len(wanted)} runs are missing")
-        _fitting_data(self.experiment)
+        _with_sources(self.experiment)
         runner.run(self.table, missing, reporter)
         return self.table.read()
 
 
-def _fitting_data(experiment: Experiment) -> str:
-    """Load the data, see that they are the planned ones and hold a batch; return their hash."""
+def _with_sources(experiment: Experiment) -> Experiment:
+    """Return the experiment with the hashes of its data and of its own family's source.
+
+    Raises:
+        ValueError: they are not the planned ones, a batch is larger than the data, or the model's
+            roles do not fit the arms.
+    """
     from transfer import data
 
     loaded = data.load(experiment.data)
     data.require_fits(loaded, experiment.data, experiment.train.batch_size)
-    return loaded.fingerprint
+    planned = replace(experiment, data=replace(experiment.data, fingerprint=loaded.fingerprint))
+    if not isinstance(experiment.model, CustomConfig):
+        return planned
+    from transfer.custom import source_fingerprint
+
+    fingerprint = experiment.model.fingerprint or source_fingerprint(experiment.model)
+    planned = replace(planned, model=replace(experiment.model, fingerprint=fingerprint))
+    planned.require_roles(roles_at(planned, planned.sweep.widths[0]))
+    return planned
 
 
 def _occupied(folder: Path) -> bool:
@@ -184,11 +196,15 @@ def _occupied(folder: Path) -> bool:
     return any(not item.name.startswith(".tmp-") for item in folder.iterdir())
 
 
-def _same_data(experiment: Experiment, old: Experiment) -> Any:
-    """An experiment that does not say what its data hash to takes the study's word."""
-    if experiment.data.fingerprint:
-        return experiment.data
-    return replace(experiment.data, fingerprint=old.data.fingerprint)
+def _same_sources(experiment: Experiment, old: Experiment) -> Experiment:
+    """An experiment that does not say what its sources hash to takes the study's word."""
+    if not experiment.data.fingerprint:
+        data = replace(experiment.data, fingerprint=old.data.fingerprint)
+        experiment = replace(experiment, data=data)
+    mine, its = experiment.model, old.model
+    if isinstance(mine, CustomConfig) and isinstance(its, CustomConfig) and not mine.fingerprint:
+        experiment = replace(experiment, model=replace(mine, fingerprint=its.fingerprint))
+    return experiment
 
 
 def write_json(path: Path, value: object) -> Path:

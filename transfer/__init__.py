@@ -7,47 +7,89 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from transfer.config import AdamWConfig, RoleConfig, RunConfig, ScionConfig
+    from transfer.config import (
+        AdamWConfig,
+        MuonConfig,
+        MupAdamWConfig,
+        RoleConfig,
+        RoleOverride,
+        RunConfig,
+        ScionConfig,
+        SgdConfig,
+    )
+    from transfer.layouts import Layout
     from transfer.norms import NORMS, Norm, make_norm
-    from transfer.optimizers import Scion
+    from transfer.optimizers import Almond, Scion, ScionLight
     from transfer.polar import NewtonSchulz, SvdPolar, make_polar
     from transfer.recipe import Recipe
-    from transfer.roles import init_parameters, parameter_groups
+    from transfer.roles import (
+        DEFAULT_RULES,
+        ParameterTable,
+        build_optimizer,
+        infer_roles,
+        init_parameters,
+        parameter_groups,
+        stated_table,
+    )
     from transfer.train import RunRecord
 
 _HOME = {
     "AdamWConfig": "config",
+    "MuonConfig": "config",
+    "MupAdamWConfig": "config",
     "RoleConfig": "config",
+    "RoleOverride": "config",
     "RunConfig": "config",
     "ScionConfig": "config",
+    "SgdConfig": "config",
+    "Layout": "layouts",
     "NORMS": "norms",
     "Norm": "norms",
     "make_norm": "norms",
+    "Almond": "optimizers",
     "Scion": "optimizers",
+    "ScionLight": "optimizers",
     "NewtonSchulz": "polar",
     "SvdPolar": "polar",
     "make_polar": "polar",
     "Recipe": "recipe",
+    "DEFAULT_RULES": "roles",
+    "ParameterTable": "roles",
+    "build_optimizer": "roles",
+    "infer_roles": "roles",
     "init_parameters": "roles",
     "parameter_groups": "roles",
+    "stated_table": "roles",
     "RunRecord": "train",
 }
 __all__ = [
     "AdamWConfig",
+    "Almond",
+    "DEFAULT_RULES",
+    "Layout",
+    "MuonConfig",
+    "MupAdamWConfig",
     "NORMS",
     "NewtonSchulz",
     "Norm",
+    "ParameterTable",
     "Recipe",
     "RoleConfig",
+    "RoleOverride",
     "RunConfig",
     "RunRecord",
     "Scion",
     "ScionConfig",
+    "ScionLight",
+    "SgdConfig",
     "SvdPolar",
+    "build_optimizer",
+    "infer_roles",
     "init_parameters",
     "make_norm",
     "make_polar",
     "parameter_groups",
+    "stated_table",
 ]
 
 

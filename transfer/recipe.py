@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from transfer.roles import Roles
+
 RECIPE_VERSION = 1
 
 
@@ -64,7 +66,7 @@ class Recipe:
     def build_optimizer(
         self,
         model: "nn.Module",
-        roles: Mapping[str, str] | None = None,
+        roles: "Roles | None" = None,
         rules: Mapping[str, RoleConfig] | None = None,
     ) -> "torch.optim.Optimizer":
         """Build the tuned optimizer for any torch model.
@@ -73,7 +75,8 @@ class Recipe:
 
         Args:
             model: Any module; every trainable parameter needs a role.
-            roles: Role of each parameter by name; by default what `model.parameter_roles()` says.
+            roles: Table from `infer_roles`, or role of each parameter by name; by default what
+                `model.parameter_roles()` says.
             rules: Rules of roles that the small model did not have; the verdict says nothing of
                 them.
 
@@ -102,7 +105,7 @@ class Recipe:
     def init_parameters(
         self,
         model: "nn.Module",
-        roles: Mapping[str, str] | None = None,
+        roles: "Roles | None" = None,
         generator: "torch.Generator | None" = None,
         rules: Mapping[str, RoleConfig] | None = None,
     ) -> None:

@@ -17,7 +17,7 @@ from transfer import data as datasets
 from transfer.checkpoint import load_checkpoint, save_checkpoint
 from transfer.config import NUMERICS, RunConfig, require
 from transfer.data.arrays import derived_seed
-from transfer.families import build_model, model_roles
+from transfer.families import build_model, build_table
 from transfer.roles import build_optimizer, init_parameters
 from transfer.schedules import factor
 
@@ -97,7 +97,10 @@ class _Run:
         self.train_x, self.train_y = self._tensors(data.train_x, data.train_y)
         self.val_x, self.val_y = self._tensors(data.val_x, data.val_y)
         self.model = self._build(data)
-        self.optimizer = build_optimizer(self.model, model_roles(self.model), config.optimizer)
+        self.table = build_table(config.model, self.model, width=config.width, depth=config.depth)
+        generator = torch.Generator().manual_seed(derived_seed("init", config.seed))
+        init_parameters(self.model, self.table, config.optimizer, generator, config.width)
+        self.optimizer = build_optimizer(self.model, self.table, config.optimizer, config.width)
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
         self.step = 0
         self.losses = torch.zeros(config.steps, dtype=torch.float32)
@@ -107,24 +110,34 @@ class _Run:
         return torch.from_numpy(x).to(self.dtype), torch.from_numpy(y)
 
     def _build(self, data: datasets.ArrayData) -> nn.Module:
-        model = build_model(
-            self.config.model,
-            width=self.config.width,
-            depth=self.config.depth,
-            d_input=data.train_x.shape[1],
-            d_output=data.num_classes,
-        ).to(self.dtype)
-        generator = torch.Generator().manual_seed(derived_seed("init", self.config.seed))
-        init_parameters(model, model_roles(model), self.config.optimizer, generator)
-        return model
+        with torch.random.fork_rng(devices=[]):
+            # What `init = "keep"` keeps follows from the seed too.
+            torch.manual_seed(derived_seed("build", self.config.seed))
+            return build_model(
+                self.config.model,
+                width=self.config.width,
+                depth=self.config.depth,
+                d_input=data.train_x.shape[1],
+                d_output=data.num_classes,
+            ).to(self.dtype)
 
-    def _loss(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.model(x)
+    def _loss(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the mean loss in nats, and the logits of our own families."""
+        own = getattr(self.model, "loss", None)
+        if own is not None:
+            loss: Tensor = own(x, y)
+            require(loss.ndim == 0, "loss(x, y)", "a scalar", tuple(loss.shape))
+            return loss, None
+        logits: Tensor = self.model(x)
         return F.cross_entropy(logits, y, label_smoothing=self.config.label_smoothing), logits
 
     @torch.no_grad()
     def _validate(self) -> tuple[float, float]:
+        self.model.eval()
         loss, logits = self._loss(self.val_x, self.val_y)
+        self.model.train()
+        if logits is None:
+            return loss.item(), math.nan
         return loss.item(), (logits.argmax(-1) == self.val_y).double().mean().item()
 
     def advance(self) -> None:

@@ -2,7 +2,8 @@
 
 from transfer.optimizers.almond import Almond
 from transfer.optimizers.base import LmoOptimizer
+from transfer.optimizers.combined import Combined
 from transfer.optimizers.light import ScionLight
 from transfer.optimizers.scion import Scion
 
-__all__ = ["Almond", "LmoOptimizer", "Scion", "ScionLight"]
+__all__ = ["Almond", "Combined", "LmoOptimizer", "Scion", "ScionLight"]
