@@ -98,9 +98,11 @@ def _explain(error: Exception) -> int:
 
 def _experiment(options: Arguments) -> Any:
     """Load the experiment that was named and replace the fields that were given."""
-    from sweeps.experiment import load_experiment
+    from sweeps.experiment import load_experiment, with_family
 
     experiment = load_experiment(options.source or DEFAULT_PRESET)
+    if getattr(options, "family", None):
+        experiment = with_family(experiment, options.family)
     if not options.fields_given:
         return experiment
     from sweeps.study import reload
@@ -320,6 +322,13 @@ def _export(options: Arguments) -> int:
     return DONE
 
 
+def _roles(options: Arguments) -> int:
+    from launch.roles import print_roles
+
+    print_roles(_experiment(options))
+    return DONE
+
+
 def _list(options: Arguments) -> int:
     from launch.listing import print_studies
 
@@ -343,7 +352,7 @@ def _show(options: Arguments) -> int:
     if options.fields:
         experiment = load_experiment(source)
         _override(type(experiment), experiment, ["--help"])
-    if options.fields_given or Path(source).is_dir():
+    if options.fields_given or options.family or Path(source).is_dir():
         import tomli_w
 
         print(tomli_w.dumps(experiment_to_dict(_experiment(options))), end="")
@@ -363,6 +372,7 @@ _HANDLERS: dict[str, Callable[[Arguments], int]] = {
     "export": _export,
     "train": _train,
     "resume": _resume,
+    "roles": _roles,
     "list": _list,
     "presets": _presets,
     "show": _show,

@@ -74,6 +74,12 @@ COMMANDS: dict[str, Command] = {
         text="Go on with the study in a folder, as `run` on that folder does.",
         example="lmo-transfer resume studies/digits-mlp --retry-failed",
     ),
+    "roles": Command(
+        help="print what every parameter of the model is",
+        text="Build the model at the smallest width and print every parameter with its role, norm "
+        "and radius, as the first arm with roles has them. Trains nothing.",
+        example="lmo-transfer roles digits-mlp --family mynet:build",
+    ),
     "list": Command(
         help="list the studies in studies/",
         text="List the studies below a folder with their number of runs and their results.",
@@ -142,8 +148,12 @@ def parser(name: str) -> argparse.ArgumentParser:
 
 
 def _add_options(made: argparse.ArgumentParser, name: str) -> None:
-    if COMMANDS[name].source and name not in ("show", "resume"):
+    if COMMANDS[name].source and name not in ("show", "resume", "roles"):
         made.add_argument("--study", metavar="DIR", help="study folder (studies/<name>)")
+    if name in ("run", "tune", "sweep", "show", "roles"):
+        made.add_argument(
+            "--family", metavar="MODULE:FUNCTION", help="your own model family (docs/own-family.md)"
+        )
     if name in ("run", "tune", "sweep", "resume", "train"):
         made.add_argument("--workers", type=int, metavar="N", help="processes (one a core)")
     if name in ("run", "tune", "sweep", "resume"):

@@ -3,22 +3,23 @@
 import json
 import re
 import tomllib
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from importlib import resources
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
-from pydantic import Discriminator, TypeAdapter, ValidationError
+from pydantic import Discriminator, Tag, TypeAdapter, ValidationError
 
 from transfer.config import (
+    CustomConfig,
     DataConfig,
     MlpConfig,
-    ModelConfig,
     OptimizerConfig,
     Precision,
     ScheduleConfig,
     require,
+    require_depth,
     require_positive,
     unknown,
 )
@@ -47,7 +48,7 @@ class TrainConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
     def __post_init__(self) -> None:
-        require(self.depth >= 2, "depth", "at least 2 (an input and an output layer)", self.depth)
+        require(self.depth >= 1, "depth", "at least 1", self.depth)
         require(self.steps >= 1, "steps", "at least 1", self.steps)
         require(self.batch_size >= 1, "batch_size", "at least 1", self.batch_size)
         smoothing = self.label_smoothing
@@ -159,6 +160,11 @@ class VerdictConfig:
         require(0 < self.level < 0.5, "level", "in (0, 0.5)", self.level)
 
 
+def _family_of(model: Any) -> Any:
+    """Return the tag of a model's table; a table that does not say is an MLP's."""
+    return model.get("family", "mlp") if isinstance(model, dict) else model.family
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Experiment:
     """All that a study needs to be carried out, and carried out again."""
@@ -168,7 +174,10 @@ class Experiment:
     """Name of the study's folder under studies/."""
     summary: str = ""
     """One line for the list of presets."""
-    model: Annotated[ModelConfig, Discriminator("family")] = field(default_factory=MlpConfig)
+    model: Annotated[
+        Annotated[MlpConfig, Tag("mlp")] | Annotated[CustomConfig, Tag("custom")],
+        Discriminator(_family_of),
+    ] = field(default_factory=MlpConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     arms: dict[str, ArmConfig]
@@ -188,6 +197,11 @@ class Experiment:
         require(len(self.arms) >= 1, "arms", "at least one", self.arms)
         folded = [name.casefold() for name in self.arms]
         require(len(set(folded)) == len(folded), "arms", "names that differ", list(self.arms))
+        if isinstance(self.model, CustomConfig):
+            smoothing = self.train.label_smoothing
+            wanted = "0 for a family of your own, which has its own loss"
+            require(smoothing == 0, "train.label_smoothing", wanted, smoothing)
+        require_depth("train.depth", self.model, self.train.depth)
         stated = self.model.roles(self.train.depth)
         if stated is not None:
             self.require_roles(stated)
@@ -320,6 +334,20 @@ def load_experiment(source: str) -> Experiment:
 def load_experiment_file(path: Path) -> Experiment:
     """Load an experiment that a study saved as JSON; raises as `load_experiment`."""
     return experiment_from_dict(_parse(json.loads, path), str(path))
+
+
+def with_family(experiment: Experiment, build: str) -> Experiment:
+    """Return the experiment with a family of the user's own, under a name of its own.
+
+    Raises:
+        ValueError: `build` is not package.module:function.
+    """
+    model = CustomConfig(build=build)
+    # Its loss is its own, so there is nothing that smoothing could be applied to.
+    train = replace(experiment.train, label_smoothing=0.0)
+    name = f"{experiment.name}-{build.partition(':')[0].rpartition('.')[2]}"
+    summary = f"{build} in place of the model of {experiment.name}"
+    return replace(experiment, name=name, summary=summary, model=model, train=train)
 
 
 def _parse(parser: Any, path: Path) -> dict[str, Any]:

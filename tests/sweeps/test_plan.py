@@ -124,7 +124,7 @@ def test_roles_follow_the_model(changes: dict[str, Any], roles: set[str]) -> Non
     assert isinstance(config.optimizer, ScionConfig)
     assert config.optimizer.roles.keys() == roles
     model = build_model(config.model, width=4, depth=config.depth, d_input=64, d_output=10)
-    assert set(model_roles(model).values()) == roles
+    assert set(model_roles(model).roles.values()) == roles
 
 
 @pytest.mark.parametrize("what", ["search", "star"])

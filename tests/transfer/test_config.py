@@ -192,7 +192,7 @@ INVALID = [
     ("seed", -1, "seed must be at least 0, got -1"),
     ("seed", None, "run.seed must be of type int, got None"),
     ("model", None, "model must be a table of fields, got None"),
-    ("model.family", "gpt", "model.family must be one of mlp, got 'gpt'"),
+    ("model.family", "gpt", "model family must be one of custom, mlp, got 'gpt'"),
     ("model.bias", 1, "model.bias must be of type bool, got 1"),
     ("data.name", "mnist", "data.name must be one of digits, got 'mnist'"),
     ("data.fingerprint", 3, "data.fingerprint must be of type str, got 3"),
@@ -214,7 +214,7 @@ INVALID = [
     ("optimizer.alpha", 0.0, r"alpha must be in \(0, 1\], got 0.0"),
     ("optimizer.alpha", 1.01, r"alpha must be in \(0, 1\], got 1.01"),
     ("optimizer.polar", "mun", "polar must be one of svd, muon, .*got 'mun'"),
-    ("optimizer.polar", "quintic:9", "polar 'quintic' takes 1 to 5 steps, got 'quintic:9'"),
+    ("optimizer.polar", "quintic:0", "polar 'quintic' takes 1 to 100 steps, got 'quintic:0'"),
     ("optimizer.roles", [], r"optimizer.roles must be a table of fields, got \[\]"),
     ("optimizer.roles.input", 3, "optimizer.roles.input must be a table of fields, got 3"),
     ("optimizer.roles.input", {}, "optimizer.roles.input: .*norm"),
@@ -319,7 +319,7 @@ def test_frozen() -> None:
 
 
 def test_norm_names_without_torch() -> None:
-    assert len(NORM_NAMES) == 13
+    assert len(NORM_NAMES) == 15
     code = (
         "import sys, transfer, transfer.config, transfer.coefficients\n"
         "transfer.RunConfig, transfer.ScionConfig\n"

@@ -12,13 +12,7 @@ from transfer.families import build_model, model_roles
 from transfer.models.mlp import Mlp
 from transfer.norms import make_norm
 from transfer.optimizers import Scion
-from transfer.roles import (
-    build_optimizer,
-    fan_in_,
-    init_parameters,
-    parameter_groups,
-    parameters_by_role,
-)
+from transfer.roles import build_optimizer, init_parameters, parameter_groups
 
 RULES = {
     "input": RoleConfig(norm="spectral-max", radius=2.0),
@@ -86,7 +80,7 @@ def test_groups() -> None:
     }
     names = [name for group in groups.values() for name, _ in group["params"]]
     assert sorted(names) == sorted(dict(model.named_parameters()))
-    hidden = parameters_by_role(model, model.parameter_roles(), RULES)["hidden"]
+    hidden = groups["hidden"]["params"]
     assert [name for name, _ in hidden] == ["layers.1.weight", "layers.2.weight"]
 
 
@@ -160,7 +154,7 @@ def test_misfits_are_named(
 
 def test_misfit_of_shape_names_the_parameter() -> None:
     rules = RULES | {"bias": RoleConfig(norm="spectral")}
-    with pytest.raises(ValueError, match=r"parameter layers\.0\.bias: Spectral needs a matrix"):
+    with pytest.raises(ValueError, match=r"parameter layers\.0\.bias: spectral: layout"):
         build_optimizer(mlp(), mlp().parameter_roles(), replace(CONFIG, roles=rules))
 
 
@@ -191,15 +185,26 @@ def test_seed_decides_the_weights(config: ScionConfig | AdamWConfig) -> None:
 
 
 def test_fan_in() -> None:
-    x = fan_in_(torch.empty(300, 400, dtype=torch.float64), seeded())
-    assert x.std().item() == pytest.approx(400**-0.5, rel=0.02)
-    assert abs(x.mean().item()) < 5 * 400**-0.5 / 120_000**0.5
-    assert torch.equal(fan_in_(torch.ones(5)), torch.zeros(5))
+    model = nn.Sequential(nn.Linear(400, 300), nn.LayerNorm(300), nn.Embedding(500, 300)).double()
+    roles = {"0.weight": "hidden", "0.bias": "bias", "1.weight": "gain", "1.bias": "bias"}
+    init_parameters(model, roles | {"2.weight": "embedding"}, AdamWConfig(), seeded())
+    weights = dict(model.named_parameters())
+    assert weights["0.weight"].std().item() == pytest.approx(400**-0.5, rel=0.02)
+    assert abs(weights["0.weight"].mean().item()) < 5 * 400**-0.5 / 120_000**0.5
+    assert weights["2.weight"].std().item() == pytest.approx(1.0, rel=0.02)
+    assert torch.equal(weights["1.weight"], torch.ones(300).double())
+    assert not weights["0.bias"].any() and not weights["1.bias"].any()
+
+
+def test_init_of_one_role() -> None:
     model = mlp()
+    before = model.layers[3].weight.detach().clone()
     rules = RULES | {"hidden": RoleConfig(norm="spectral", radius=4.0, init="fan-in")}
+    rules |= {"output": RoleConfig(norm="scaled-sign", init="keep")}
     init_parameters(model, model.parameter_roles(), replace(CONFIG, roles=rules), seeded())
     sizes = [make_norm("spectral").norm(layer.weight.detach()).item() for layer in model.layers]
     assert sizes[1] != pytest.approx(4.0, rel=1e-6)
+    assert torch.equal(model.layers[3].weight, before)
 
 
 def test_frozen_parameters_need_no_role_and_stay() -> None:

@@ -35,6 +35,7 @@ from transfer.config.run import (
     ScheduleName,
     canonical_json,
     optimizer_from_dict,
+    require_depth,
     require_same_roles,
     run_config_from_dict,
 )
@@ -68,6 +69,7 @@ __all__ = [
     "canonical_json",
     "optimizer_from_dict",
     "require",
+    "require_depth",
     "require_positive",
     "require_same_roles",
     "run_config_from_dict",

@@ -53,8 +53,6 @@ class RoleOverride:
 
     def __post_init__(self) -> None:
         as_floats(self)
-        if isinstance(self.split_sizes, list):  # as JSON has it
-            object.__setattr__(self, "split_sizes", tuple(self.split_sizes))
         for name, value, allowed in (
             ("role", self.role, ROLE_NAMES),
             ("norm", self.norm, NORM_NAMES),

@@ -5,10 +5,17 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from types import UnionType
-from typing import Any, ClassVar, Literal, get_args, get_origin
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin
 
 from transfer.config.checks import STRICT, as_floats, require, unknown
-from transfer.config.models import MODEL_CONFIGS, DataConfig, ModelConfig, Option, RoleOverride
+from transfer.config.models import (
+    MODEL_CONFIGS,
+    DataConfig,
+    MlpConfig,
+    ModelConfig,
+    Option,
+    RoleOverride,
+)
 from transfer.config.optimizers import (
     OPTIMIZER_CONFIGS,
     OptimizerConfig,
@@ -18,6 +25,10 @@ from transfer.config.optimizers import (
 
 NUMERICS = 1
 """Raised whenever a fix changes results: records of other numerics are other runs."""
+
+# Fields added since the first run tables, with the value that every run before had. At that value
+# they are left out of the hash: those runs keep their ids and are not trained again.
+_ADDED_LATER: dict[str, dict[str, object]] = {"optimizer": {"average": "gradients"}}
 
 ScheduleName = Literal["constant", "linear", "constant-linear"]
 Precision = Literal["float32", "float64"]
@@ -66,7 +77,7 @@ class RunConfig:
         as_floats(self)
         for name in ("width", "depth", "batch_size", "steps"):
             require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
-        require(self.depth >= 2, "depth", "at least 2 (an input and an output layer)", self.depth)
+        require_depth("depth", self.model, self.depth)
         require(0 <= self.label_smoothing < 1, "label_smoothing", "in [0, 1)", self.label_smoothing)
         require(self.seed >= 0, "seed", "at least 0", self.seed)
         if isinstance(self.optimizer, ScionConfig):
@@ -77,7 +88,18 @@ class RunConfig:
     @property
     def run_id(self) -> str:
         """Hash of the canonical JSON: the same on every machine and in every process."""
-        return hashlib.sha256(canonical_json(asdict(self)).encode()).hexdigest()[:16]
+        settings = asdict(self)
+        for part, added in _ADDED_LATER.items():
+            for name, value in added.items():
+                if settings[part].get(name) == value:
+                    del settings[part][name]
+        return hashlib.sha256(canonical_json(settings).encode()).hexdigest()[:16]
+
+
+def require_depth(name: str, model: ModelConfig, depth: int) -> None:
+    """Raise ValueError unless the family has models of this depth."""
+    if isinstance(model, MlpConfig):
+        require(depth >= 2, name, "at least 2 (an input and an output layer)", depth)
 
 
 def require_same_roles(rules: Iterable[str], roles: Iterable[str]) -> None:
@@ -114,7 +136,7 @@ def _require_type(name: str, kind: Any, value: object) -> None:
     elif kind == dict[str, Option]:
         plain = isinstance(value, dict) and all(isinstance(v, Option) for v in value.values())
         require(plain, name, "a table of numbers, texts, true and false", value)
-    elif isinstance(kind, UnionType):
+    elif get_origin(kind) in (Union, UnionType):
         _require_some_type(name, kind, value)
 
 
@@ -150,9 +172,16 @@ def _build(cls: Any, data: Any, where: str) -> Any:
             raise ValueError(unknown(f"{where} field", key, types))
         _require_type(f"{where}.{key}", types[key], value)
     try:
-        return cls(**{k: float(v) if types[k] is float else v for k, v in data.items()})
+        return cls(**{key: _as_declared(types[key], value) for key, value in data.items()})
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from None
+
+
+def _as_declared(kind: Any, value: Any) -> Any:
+    """Turn JSON's whole numbers and lists into the floats and tuples that the fields declare."""
+    if type(value) is int and kind in (float, float | None):
+        return float(value)
+    return tuple(value) if isinstance(value, list) else value
 
 
 def optimizer_from_dict(data: Any) -> OptimizerConfig:

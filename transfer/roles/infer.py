@@ -15,7 +15,7 @@ from transfer.roles.table import ParameterRow, ParameterTable, make_row
 
 _ADVICE = (
     "; say what they are: overrides={PATTERN: RoleOverride(role='hidden', layout='matrix')} "
-    "with a pattern for their names"
+    "with a pattern for their names ([model.overrides] in a file)"
 )
 
 

@@ -6,8 +6,8 @@ from fnmatch import fnmatchcase
 
 from torch import Size, nn
 
-from transfer.config import INIT_NAMES, RoleConfig, RoleOverride, require
-from transfer.layouts import Layout
+from transfer.config import RoleConfig, RoleOverride, require, unknown
+from transfer.layouts import LAYOUT_NAMES, Layout
 from transfer.norms import NORMS
 from transfer.roles.facts import Fact, parameter_facts
 
@@ -174,14 +174,15 @@ def _cell(value: object) -> str:
 def _overridden(row: ParameterRow, said: RoleOverride) -> ParameterRow:
     names = ("norm", "radius", "init")
     kept = {name: getattr(said, name) or getattr(row.override, name) for name in names}
-    if said.init is not None:
-        require(said.init in INIT_NAMES, "init", f"one of {', '.join(INIT_NAMES)}", said.init)
+    if said.layout is not None and said.layout not in LAYOUT_NAMES:
+        raise ValueError(unknown("layout", said.layout, LAYOUT_NAMES))
     layout = Layout(name=said.layout) if said.layout else row.layout  # type: ignore[arg-type]
     if said.split_sizes is not None:
         layout = replace(layout, split_sizes=tuple(said.split_sizes))
     if said.split is not None:
         layout = replace(layout, split_sizes=_equal_blocks(row, layout, said.split))
-    note = "" if said.role or said.layout or said.split_sizes is not None else row.note
+    settled = said.role or said.layout or said.split or said.split_sizes is not None
+    note = "" if settled else row.note
     return replace(
         row,
         role=said.role or row.role,

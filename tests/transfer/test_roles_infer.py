@@ -1,0 +1,290 @@
+"""Roles follow from the module types and from what grows between two widths."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from transfer.config import MlpConfig, RoleConfig, RoleOverride, run_config_from_dict
+from transfer.families import build_model
+from transfer.norms import make_norm
+from transfer.optimizers import Scion
+from transfer.roles import DEFAULT_RULES, infer_roles, parameter_groups
+
+
+class Everything(nn.Module):
+    """One parameter of every kind: width `w`, 11 inputs, 5 classes, 7 tokens."""
+
+    def __init__(self, w: int, blocks: int = 2) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(7, w)
+        self.class_token = nn.Parameter(torch.zeros(1, 1, w))
+        self.position_embeddings = nn.Parameter(torch.zeros(1, 9, w))
+        self.patches = nn.Conv2d(3, w, kernel_size=4, stride=4)
+        self.stem = nn.Conv2d(3, w, kernel_size=(3, 5), padding=1)
+        self.audio = nn.Conv1d(w, 2 * w, 3, groups=2)
+        self.volume = nn.Conv3d(w, w, 3, groups=w, bias=False)
+        self.up = nn.ConvTranspose2d(w, w // 2, 2, stride=2)
+        self.dense = nn.Linear(11, w)
+        self.blocks = nn.ModuleList(Block(w) for _ in range(blocks))
+        self.recurrent = nn.LSTM(w, w)
+        self.batch_norm = nn.BatchNorm2d(w)
+        self.rms = nn.RMSNorm(w)
+        self.temperature = nn.Parameter(torch.ones(()))
+        self.layer_scale_gamma = nn.Parameter(torch.ones(w))
+        self.head = nn.Linear(w, 5)
+
+
+class Block(nn.Module):
+    """Attention with a fused in-projection, a router, and a fused gate."""
+
+    def __init__(self, w: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(w)
+        self.attention = nn.MultiheadAttention(w, 2)
+        self.qkv = nn.Linear(w, 3 * w)
+        self.gate_up_proj = nn.Linear(w, 4 * w, bias=False)
+        self.router = nn.Linear(w, 3, bias=False)
+        self.kv = nn.Linear(w, 2 * w, bias=False)
+
+
+def table() -> dict[str, tuple[str, str, int, int, str]]:
+    """Return role, norm, d_in, d_out and layout of every parameter of `Everything(16)`."""
+    found = infer_roles(Everything(16), Everything(32))
+    keys = ("role", "norm", "d_in", "d_out", "layout")
+    return {r["parameter"]: tuple(r[k] for k in keys) for r in found.to_records()}  # type: ignore[misc]
+
+
+EXPECTED = {
+    "tokens.weight": ("embedding", "col-norm", 7, 16, "table"),
+    "class_token": ("embedding", "col-norm", 1, 16, "table"),
+    "position_embeddings": ("embedding", "col-norm", 9, 16, "table"),
+    "patches.weight": ("input", "spectral-max", 48, 16, "conv"),
+    "patches.bias": ("bias", "bias-rms", 1, 16, "vector"),
+    "stem.weight": ("convolution", "conv-spectral", 3, 16, "conv"),
+    "audio.weight": ("convolution", "conv-spectral", 8, 16, "conv"),
+    "volume.weight": ("convolution", "conv-spectral", 1, 1, "conv"),
+    "up.weight": ("convolution", "conv-spectral", 16, 8, "conv-transposed"),
+    "dense.weight": ("input", "spectral-max", 11, 16, "matrix"),
+    "dense.bias": ("bias", "bias-rms", 1, 16, "vector"),
+    "blocks.1.norm.weight": ("gain", "gain-rms", 1, 16, "whole"),
+    "blocks.1.norm.bias": ("bias", "bias-rms", 1, 16, "whole"),
+    "blocks.1.attention.in_proj_weight": ("hidden", "spectral", 16, 16, "matrix in 3 blocks"),
+    "blocks.1.attention.in_proj_bias": ("bias", "bias-rms", 1, 16, "vector in 3 blocks"),
+    "blocks.1.attention.out_proj.weight": ("hidden", "spectral", 16, 16, "matrix"),
+    "blocks.1.qkv.weight": ("hidden", "spectral", 16, 16, "matrix in 3 blocks"),
+    "blocks.1.qkv.bias": ("bias", "bias-rms", 1, 16, "vector in 3 blocks"),
+    "blocks.1.gate_up_proj.weight": ("hidden", "spectral", 16, 32, "matrix in 2 blocks"),
+    "blocks.1.router.weight": ("hidden", "spectral", 16, 3, "matrix"),
+    "recurrent.weight_ih_l0": ("hidden", "spectral", 16, 16, "matrix in 4 blocks"),
+    "recurrent.bias_hh_l0": ("bias", "bias-rms", 1, 16, "vector in 4 blocks"),
+    "batch_norm.weight": ("gain", "gain-rms", 1, 16, "whole"),
+    "batch_norm.bias": ("bias", "bias-rms", 1, 16, "whole"),
+    "rms.weight": ("gain", "gain-rms", 1, 16, "whole"),
+    "temperature": ("gain", "gain-rms", 1, 1, "whole"),
+    "layer_scale_gamma": ("gain", "gain-rms", 1, 16, "whole"),
+    "head.weight": ("output", "scaled-sign", 16, 5, "matrix"),
+    "head.bias": ("bias", "bias-rms", 1, 5, "vector"),
+}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_every_kind(name: str) -> None:
+    assert table()[name] == EXPECTED[name]
+
+
+def test_every_parameter_has_a_row_and_prints() -> None:
+    model = Everything(16)
+    found = infer_roles(model, Everything(32))
+    assert [row.name for row in found] == [name for name, _ in model.named_parameters()]
+    text = str(found)
+    assert text.splitlines()[0].split()[:5] == ["parameter", "shape", "role", "norm", "radius"]
+    assert "blocks.0.kv.weight" in text and "fused? one block" in text
+    assert len(text.splitlines()) == 1 + len(found.rows)
+
+
+@pytest.mark.parametrize("depth", [2, 3, 5])
+@pytest.mark.parametrize("bias", [False, True])
+def test_our_family_states_what_would_be_inferred(depth: int, bias: bool) -> None:
+    narrow, wide = (
+        build_model(MlpConfig(bias=bias), width=width, depth=depth, d_input=12, d_output=12)
+        for width in (12, 24)
+    )
+    # Input, width and outputs are of one size: only growth can tell them apart.
+    assert infer_roles(narrow, wide).roles == narrow.parameter_roles()
+
+
+def test_meta_device_and_dtype_do_not_matter() -> None:
+    with torch.device("meta"):
+        narrow, wide = Everything(16), Everything(32)
+    here = infer_roles(Everything(16).double(), Everything(32))
+    assert infer_roles(narrow, wide) == here
+
+
+class Tied(nn.Module):
+    """Embedding and head share a tensor; the order of the modules is the caller's."""
+
+    def __init__(self, w: int, head_first: bool) -> None:
+        super().__init__()
+        if head_first:
+            self.head = nn.Linear(w, 50, bias=False)
+            self.tokens = nn.Embedding(50, w)
+        else:
+            self.tokens = nn.Embedding(50, w)
+            self.head = nn.Linear(w, 50, bias=False)
+        self.head.weight = self.tokens.weight
+        self.hidden = nn.Linear(w, w)
+
+
+@pytest.mark.parametrize("head_first", [True, False])
+def test_tied_is_the_head(head_first: bool) -> None:
+    (row, *_) = infer_roles(Tied(8, head_first), Tied(16, head_first))
+    assert (row.role, row.dims("scaled-sign")) == ("tied", (50, 8))
+
+
+def test_copies_and_compiled_models_keep_their_roles() -> None:
+    """Keyed by name: nothing hangs on the tensors themselves."""
+    import copy
+
+    model = Everything(16)
+    found = infer_roles(model, Everything(32))
+    groups = parameter_groups(copy.deepcopy(model), found)
+    assert sum(len(group["params"]) for group in groups) == len(found.rows)
+
+
+def test_groups_initialise_and_step_on_their_spheres() -> None:
+    torch.manual_seed(0)
+    model = Everything(16)
+    found = infer_roles(model, Everything(32))
+    named = dict(model.named_parameters())
+    for row in found:
+        norm = make_norm(row.rule(found.rules).norm)
+        norm.init_(named[row.name], 2.0, layout=row.layout_for(row.rule(found.rules).norm))
+    before = {name: p.detach().clone() for name, p in named.items()}
+    optimizer = Scion(parameter_groups(model, found), lr=0.5, alpha=1.0, polar="svd")
+    for p in named.values():
+        p.grad = torch.randn_like(p)
+    optimizer.step()
+    for row in found:
+        rule = row.rule(found.rules)
+        norm, layout = make_norm(rule.norm), row.layout_for(rule.norm)
+        for x, wanted in ((before[row.name], 2.0), (named[row.name] - before[row.name], 0.5)):
+            for block in layout.blocks(x.detach()):
+                sizes = norm.norm(layout.to_events(block, norm.event_ndim))
+                if rule.norm == "bias-rms" and wanted == 2.0:
+                    wanted = 0.0
+                full = torch.full_like(sizes, wanted)
+                torch.testing.assert_close(
+                    sizes, full, rtol=1e-4, atol=1e-5, msg=lambda m, r=row: f"{r.name}: {m}"
+                )
+
+
+# --- overrides ---
+
+
+def overridden(overrides: dict[str, RoleOverride]) -> dict[str, dict[str, object]]:
+    """Return the records of `Everything(16)` with overrides."""
+    found = infer_roles(Everything(16), Everything(32), overrides)
+    return {str(r["parameter"]): r for r in found.to_records()}
+
+
+def test_overrides_by_pattern() -> None:
+    rows = overridden(
+        {
+            "blocks.*.kv.weight": RoleOverride(split=2),
+            "blocks.*.router.*": RoleOverride(role="output", radius=3.0),
+            "blocks.1.router.weight": RoleOverride(norm="row-norm"),
+            "recurrent.weight_*": RoleOverride(split_sizes=()),
+        }
+    )
+    assert rows["blocks.0.kv.weight"]["layout"] == "matrix in 2 blocks"
+    assert (rows["blocks.0.kv.weight"]["d_out"], rows["blocks.0.kv.weight"]["note"]) == (16, "")
+    for index, norm in ((0, "scaled-sign"), (1, "row-norm")):
+        row = rows[f"blocks.{index}.router.weight"]
+        assert (row["role"], row["norm"], row["radius"]) == ("output", norm, 3.0)
+    assert rows["recurrent.weight_ih_l0"]["layout"] == "matrix"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            {"block.*": RoleOverride(role="hidden")},
+            r"'block\.\*' matches no parameter of class_token",
+        ),
+        ({"head.weight": RoleOverride(split=3)}, "split of head.weight must be a divisor of 5"),
+        (
+            {"head.weight": RoleOverride(split_sizes=(2, 2))},
+            "parameter head.weight: scaled-sign: .*split_sizes must add up to d_out, 5",
+        ),
+        ({"head.bias": RoleOverride(norm="spectral")}, "parameter head.bias: spectral: layout"),
+        ({"head.weight": RoleOverride(layout="rows")}, "layout must be one of .*'rows'"),
+    ],
+)
+def test_overrides_that_do_not_fit(overrides: dict[str, RoleOverride], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        overridden(overrides)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"role": "hiden"}, r"model.overrides.x\*.role must be one of input, .*got 'hiden'"),
+        ({"norm": "spectrl"}, r"model.overrides.x\*.norm must be one of .*got 'spectrl'"),
+        ({"init": "zero"}, r"model.overrides.x\*.init must be one of boundary, .*got 'zero'"),
+        ({"radius": 0.0}, "radius must be a finite number above 0, got 0.0"),
+        ({"radius": "big"}, r"model.overrides.x\*.radius must be a number, got 'big'"),
+        ({"split": 2, "split_sizes": [1, 1]}, "split must be absent beside split_sizes"),
+        ({"splits": 2}, r"model.overrides.x\* field must be one of .*did you mean 'split'"),
+    ],
+)
+def test_overrides_in_a_file(settings: dict[str, object], message: str) -> None:
+    model = {"family": "custom", "build": "mine:build", "overrides": {"x*": settings}}
+    with pytest.raises(ValueError, match=message):
+        run_config_from_dict({"model": model})
+
+
+# --- what cannot be inferred ---
+
+
+class Experts(nn.Module):
+    """Weights held by a module of an unknown type: nothing says which dimension is which."""
+
+    def __init__(self, w: int) -> None:
+        super().__init__()
+        self.w1 = nn.Parameter(torch.zeros(4, w, 2 * w))
+        self.mixing = nn.Parameter(torch.zeros(w, w))
+
+
+def test_unknown_parameters_are_named() -> None:
+    with pytest.raises(ValueError, match=r"no role .* w1 \(4, 8, 16\), mixing \(8, 8\); say what"):
+        infer_roles(Experts(8), Experts(16))
+    told = {
+        "w1": RoleOverride(role="hidden", layout="batch-transposed"),
+        "mixing": RoleOverride(role="hidden"),
+    }
+    found = infer_roles(Experts(8), Experts(16), told)
+    assert found["w1"].dims("spectral") == (16, 8)
+    with pytest.raises(ValueError, match="no role can be inferred for mixing"):
+        infer_roles(Experts(8), Experts(16), {"w1": told["w1"]})
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (lambda: Everything(16), "no parameter's shape differs"),
+        (lambda: Everything(32, blocks=3), "same parameters; only in one: blocks.2"),
+    ],
+)
+def test_models_that_are_no_pair(other: Callable[[], nn.Module], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        infer_roles(Everything(16), other())
+
+
+def test_rules_of_a_table() -> None:
+    found = infer_roles(Tied(8, True), Tied(16, True))
+    rules = {**DEFAULT_RULES, "hidden": RoleConfig(norm="plain-spectral", radius=5.0)}
+    assert found.with_rules(rules).to_records()[1]["radius"] == 5.0
+    with pytest.raises(ValueError, match="role 'bias' has no rule"):
+        found.with_rules({"tied": rules["tied"], "hidden": rules["hidden"]})
