@@ -56,6 +56,9 @@ class Panel:
         return names[0], names[1].replace("_", " "), names[2]
 
 
+_PANELS_A_ROW = 3
+
+
 def plot_curves(panels: Sequence[Panel]) -> Figure:
     """Loss against the hyperparameter, one panel per group, one curve per size.
 
@@ -65,11 +68,16 @@ def plot_curves(panels: Sequence[Panel]) -> Figure:
     setting.
     """
     _need(panels)
-    fig = new_figure(len(panels))
-    axes = fig.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    columns = min(len(panels), _PANELS_A_ROW)
+    rows = -(-len(panels) // columns)
+    fig = new_figure(columns, num_rows=rows)
+    grid = fig.subplots(rows, columns, sharey=True, squeeze=False)
+    axes = list(grid.flat)
+    for spare in axes[len(panels) :]:
+        spare.set_visible(False)
     colors = size_colors([c.size for p in panels for c in p.curves])
     limits = _loss_limits([c for p in panels for c in p.curves])
-    for ax, panel in zip(axes, panels, strict=True):
+    for ax, panel in zip(axes, panels, strict=False):
         clean(ax)
         level = 0
         for curve in sorted(panel.curves, key=lambda c: c.size):
@@ -84,8 +92,10 @@ def plot_curves(panels: Sequence[Panel]) -> Figure:
         ax.set_ylim(*limits)
         ax.set_xlabel(x_name)
         ax.set_title(_title(panel), fontsize=10.5)
-        ax.label_outer(remove_inner_ticks=False)
-    axes[0].set_ylabel(panels[0].labels[1])
+        # Every panel has stepsizes of its own; losses are shared.
+        ax.tick_params(labelleft=ax in grid[:, 0])
+    for ax in grid[:, 0]:
+        ax.set_ylabel(panels[0].labels[1])
     _legend(fig, panels, colors)
     caption(fig, _foot(panels))
     return fig

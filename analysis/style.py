@@ -61,8 +61,12 @@ def size_axis(ax: Axes, sizes: Sequence[float], name: str) -> None:
     ax.set_xlabel(name)
 
 
-def new_figure(num_columns: int, *, column_width: float = 4.6, height: float = 4.2) -> Figure:
-    return Figure(figsize=(column_width * num_columns + 0.6, height), layout="constrained", dpi=150)
+def new_figure(
+    num_columns: int, *, num_rows: int = 1, column_width: float = 4.6, height: float = 4.2
+) -> Figure:
+    """Return an empty figure for that many panels; sizes in inches."""
+    size = (column_width * num_columns + 0.6, height + 3.6 * (num_rows - 1))
+    return Figure(figsize=size, layout="constrained", dpi=150)
 
 
 def caption(fig: Figure, text: str, *, width: float = 16.0) -> None:

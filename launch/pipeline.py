@@ -165,6 +165,8 @@ def fixed_axes(done: Finished, arm: str) -> dict[str, Any]:
     }
     if isinstance(optimizer, ScionConfig):
         axes |= {"alpha": optimizer.alpha, "constrained": optimizer.constrained}
+        if optimizer.average == "oracles":
+            axes["algorithm"] = "ALMOND"
         experiment = done.study.experiment
         for role in roles_at(experiment, experiment.sweep.widths[0]):
             rule = optimizer.roles[role]
