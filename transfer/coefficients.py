@@ -1,7 +1,11 @@
 """Coefficient sets of the Newton-Schulz iteration X <- aX + (bA + cA^2)X, A = X X^T.
 
-Plain numbers, kept apart from polar.py so that configurations can be validated without torch.
+Plain numbers and names, kept apart from polar.py so that configurations can be validated without
+torch.
 """
+
+import re
+from dataclasses import dataclass
 
 Coefficients = tuple[tuple[float, float, float], ...]
 
@@ -34,24 +38,63 @@ COEFFICIENTS: dict[str, Coefficients] = {
 # rounding stays below the last digit. tests/transfer/test_polar.py measures them again.
 OVERSHOOT_5: dict[str, float] = {"muon": 1.21, "quintic": 1.15, "polar-express": 1.13}
 
+# The same with an iteration in bfloat16, whose rounding adds to it: measured on random matrices of
+# up to 512 x 512, the small ones being the worst (1.218, 1.159, 1.145), and rounded up.
+OVERSHOOT_5_BFLOAT16: dict[str, float] = {"muon": 1.23, "quintic": 1.17, "polar-express": 1.15}
+
+# Safety factor on top of the published one, for the triples before the last: p(x) becomes p(x / f).
+# A step's largest output lies just inside the interval that the next one maps back, and beyond it
+# the iteration diverges. Rounding errors per step that this survives: 4.3 % (muon), 3.2 %
+# (quintic), 1.0 % (polar express). bfloat16 exceeds the last: the published triples give singular
+# values of 1e12 for some Gaussian 2 x 2 matrices. With this factor it survives 3.0 %.
+HEADROOM_BFLOAT16: dict[str, float] = {"polar-express": 1.02}
+
 DEFAULT_STEPS = 5
+MAX_STEPS = 100
+EXACT = ("svd", "eigh")
+EXACT_DTYPES = ("float64", "float32")
+DTYPES = ("float64", "float32", "tf32", "bfloat16")
 
 
-def parse_polar(name: str) -> tuple[str, int]:
-    """Split a polar-factor name such as `svd`, `muon` or `polar-express:8` into name and steps.
+@dataclass(frozen=True, slots=True)
+class PolarName:
+    """A polar factor's name, taken apart."""
+
+    base: str
+    """svd, eigh or a key of `COEFFICIENTS`."""
+    steps: int = 0
+    """Number of Newton-Schulz steps; 0 for svd and eigh."""
+    dtype: str | None = None
+    """Precision of the computation, one of `DTYPES`; None follows the input."""
+
+    @property
+    def coefficients(self) -> Coefficients:
+        """One triple per step; beyond the end of the table its last one repeats."""
+        if self.base in EXACT:
+            return ()
+        *head, last = COEFFICIENTS[self.base]
+        f = HEADROOM_BFLOAT16.get(self.base, 1.0) if self.dtype == "bfloat16" else 1.0
+        wide = tuple((a / f, b / f**3, c / f**5) for a, b, c in head)
+        return wide[: self.steps] + (last,) * (self.steps - len(wide))
+
+
+def parse_polar(name: str) -> PolarName:
+    """Take apart `BASE[:STEPS][@DTYPE]`, such as `svd`, `muon@bfloat16` or `polar-express:8`.
 
     Raises:
-        ValueError: the name is unknown or the number of steps is not available.
+        ValueError: the base is unknown, or does not take these steps or this dtype.
     """
-    base, _, steps_text = name.partition(":")
-    if base == "svd" and not steps_text:
-        return "svd", 0
-    if base not in COEFFICIENTS:
-        known = ", ".join(("svd", *COEFFICIENTS))
-        raise ValueError(f"polar must be one of {known} (optionally NAME:STEPS), got {name!r}")
-    most = len(COEFFICIENTS[base]) if base != "muon" else 100
-    if not steps_text:
-        return base, DEFAULT_STEPS
-    if not (steps_text.isascii() and steps_text.isdigit() and 1 <= int(steps_text) <= most):
-        raise ValueError(f"polar {base!r} takes 1 to {most} steps, got {name!r}")
-    return base, int(steps_text)
+    rest, at, dtype = name.partition("@")
+    base, colon, steps = rest.partition(":")
+    if base not in (*EXACT, *COEFFICIENTS):
+        known = ", ".join(("svd", *COEFFICIENTS, "eigh"))
+        raise ValueError(f"polar must be one of {known} (as BASE[:STEPS][@DTYPE]), got {name!r}")
+    dtypes = EXACT_DTYPES if base in EXACT else DTYPES
+    if at and dtype not in dtypes:
+        raise ValueError(f"polar {base!r} takes a dtype of {', '.join(dtypes)}, got {name!r}")
+    if base in EXACT and colon:
+        raise ValueError(f"polar {base!r} is exact and takes no steps, got {name!r}")
+    if colon and not (re.fullmatch("[1-9][0-9]{0,2}", steps) and int(steps) <= MAX_STEPS):
+        raise ValueError(f"polar {base!r} takes 1 to {MAX_STEPS} steps, got {name!r}")
+    num_steps = 0 if base in EXACT else int(steps) if colon else DEFAULT_STEPS
+    return PolarName(base, num_steps, dtype if at else None)

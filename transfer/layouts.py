@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Literal, get_args
 
+import torch
 from torch import Size, Tensor
 
 from transfer.config import require, unknown
@@ -39,6 +40,8 @@ _KINDS: dict[str, tuple[str, int, int, int]] = {
 }
 _DEFAULT = {1: "vector", 2: "matrix", 3: "conv"}
 _VECTORS = ("vector", "whole")
+_CONVOLUTIONS = ("conv", "conv-transposed")
+_OBJECTS = {1: "vectors", 2: "matrices", 3: "convolutions"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,17 +72,17 @@ class Layout:
         sizes = self.split_sizes
         good = all(type(size) is int and size > 0 for size in sizes)
         require(good, "split_sizes", "positive whole numbers", sizes)
-        require(self.groups >= 1, "groups", "at least 1", self.groups)
-        convolution = self.name in ("conv", "conv-transposed")
-        require(
-            convolution or self.groups == 1, "groups", f"1 in layout {self.name!r}", self.groups
-        )
-        splittable = self.name not in ("conv", "conv-transposed", "whole")
+        counted = type(self.groups) is int and self.groups >= 1
+        require(counted, "groups", "a whole number, at least 1", self.groups)
+        grouped = self.name in _CONVOLUTIONS or self.groups == 1
+        require(grouped, "groups", f"1 in layout {self.name!r}", self.groups)
+        splittable = self.name not in (*_CONVOLUTIONS, "whole")
         require(splittable or not sizes, "split_sizes", f"empty in layout {self.name!r}", sizes)
 
     def blocks(self, x: Tensor) -> list[Tensor]:
         """Return the blocks of a parameter as views of it; writing to them writes to `x`."""
-        return list(x.split(self.split_sizes, self._axis)) if self.split_sizes else [x]
+        sizes = list(self.split_sizes)
+        return list(torch.split(x, sizes, self._axis)) if sizes else [x]
 
     def to_events(self, block: Tensor, event_ndim: int) -> Tensor:
         """Return a block as (*batch, d), (*batch, d_out, d_in) or (*batch, d_out, d_in, kernel).
@@ -95,7 +98,8 @@ class Layout:
                 return block.mT
             case "table":
                 return block.reshape(-1, block.shape[-1]).mT
-        kernels = block.unflatten(0, (self.groups, -1)).flatten(3)
+        first, *rest = block.shape
+        kernels = block.reshape(self.groups, first // self.groups, *rest).flatten(3)
         if self.name == "conv-transposed":
             kernels = kernels.transpose(1, 2)
         return kernels if event_ndim == 3 else kernels.flatten(-2)
@@ -122,7 +126,7 @@ class Layout:
         self._check(shape, event_ndim)
         if event_ndim == 1:
             return [(size,) for size in self.split_sizes or (prod(shape),)]
-        if self.name in ("conv", "conv-transposed"):
+        if self.name in _CONVOLUTIONS:
             d_out, d_in = shape[0] // self.groups, shape[1]
             if self.name == "conv-transposed":
                 d_out, d_in = d_in, d_out
@@ -139,27 +143,37 @@ class Layout:
 
     def _check(self, shape: Size, event_ndim: int) -> None:
         words, least, most, axis = _KINDS[self.name]
-        if not least <= len(shape) <= most or 0 in shape:
-            others = [n for n, kind in _KINDS.items() if kind[1] <= len(shape) <= kind[2]]
+        this = f"layout {self.name!r} of shape {tuple(shape)}"
+        if 0 in shape:
+            raise ValueError(f"{this}: a parameter without entries has no norm; leave it out")
+        fitting = fitting_layouts(event_ndim)
+        if self.name not in fitting:
             raise ValueError(
-                f"layout {self.name!r} needs a tensor {words} without empty dimensions, got shape "
-                f"{tuple(shape)}; layouts for {len(shape)} dimensions: {', '.join(others)}"
+                f"layout of a norm of {_OBJECTS[event_ndim]} must be one of {', '.join(fitting)}, "
+                f"got {self.name!r} for shape {tuple(shape)}"
             )
-        if (event_ndim == 1) != (self.name in _VECTORS):
-            fitting = [n for n in LAYOUT_NAMES if (event_ndim == 1) == (n in _VECTORS)]
+        if not least <= len(shape) <= most:
+            others = [n for n in fitting if _KINDS[n][1] <= len(shape) <= _KINDS[n][2]]
             raise ValueError(
-                f"layout of a norm of {'vectors' if event_ndim == 1 else 'matrices'} must be one "
-                f"of {', '.join(fitting)}, got {self.name!r} for shape {tuple(shape)}"
+                f"layout {self.name!r} needs a tensor {words}, got shape {tuple(shape)}; layouts "
+                f"for {len(shape)} dimensions: {', '.join(others) or 'none with this norm'}"
             )
-        if event_ndim == 3 and self.name not in ("conv", "conv-transposed"):
-            raise ValueError(f"a norm of convolutions needs layout conv, got {self.name!r}")
         if self.split_sizes and sum(self.split_sizes) != shape[axis]:
             raise ValueError(
-                f"split_sizes must add up to {shape[axis]}, the size of d_out in shape "
-                f"{tuple(shape)}, got {self.split_sizes}"
+                f"{this}: split_sizes must add up to d_out, {shape[axis]}, "
+                f"got {self.split_sizes}, together {sum(self.split_sizes)}"
             )
-        if shape and self.groups > 1 and shape[0] % self.groups:
-            raise ValueError(f"groups must divide {shape[0]}, got {self.groups}")
+        if self.groups > 1 and shape[0] % self.groups:
+            raise ValueError(
+                f"{this}: groups must divide the first dimension, {shape[0]}, got {self.groups}"
+            )
+
+
+def fitting_layouts(event_ndim: int) -> list[str]:
+    """Return the layouts whose events a norm of vectors, matrices or convolutions can read."""
+    if event_ndim == 3:
+        return list(_CONVOLUTIONS)
+    return [name for name in LAYOUT_NAMES if (event_ndim == 1) == (name in _VECTORS)]
 
 
 def default_layout(event_ndim: int, any_shape: bool) -> LayoutName:

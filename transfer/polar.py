@@ -2,19 +2,28 @@
 
 Every back end takes (*batch, d_out, d_in), keeps dtype and device, depends on the direction of
 S only, gives 0 for a zero matrix and NaN for a matrix that is not finite without touching the
-others of the batch.
+others of the batch. docs/polar.md has their measured accuracy.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from transfer.coefficients import COEFFICIENTS, Coefficients, parse_polar
+from transfer.coefficients import Coefficients, parse_polar
 
 PolarFn = Callable[[Tensor], Tensor]
+
+_TORCH_DTYPES = {
+    None: None,
+    "float64": torch.float64,
+    "float32": torch.float32,
+    "tf32": torch.float32,
+    "bfloat16": torch.bfloat16,
+}
 
 
 def _compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -37,6 +46,49 @@ def rescale(x: Tensor, num_dims: int) -> tuple[Tensor, Tensor]:
     return x / peak, peak
 
 
+def _unit_peak(s: Tensor, dtype: torch.dtype) -> Tensor:
+    """Every matrix over its largest entry, in the wider of its own precision and `dtype`.
+
+    A float64 matrix of size 1e300 has to become smaller before it becomes float32.
+    """
+    return rescale(s.to(torch.promote_types(_compute_dtype(s.dtype), dtype)), 2)[0]
+
+
+@contextmanager
+def matmul_precision(wanted: str | None) -> Iterator[None]:
+    """Multiply float32 matrices on CUDA in `ieee` or `tf32` inside, as before afterwards.
+
+    Does nothing for None and where torch is already set so. The knob is torch's newer one: it
+    can be set and put back whichever of the two APIs the caller uses, while the older
+    `allow_tf32` raises once the newer one was used. torch.compile ends its graph here.
+    """
+    if wanted is None:
+        yield
+        return
+    knob = torch.backends.cuda.matmul
+    before = knob.fp32_precision
+    if before == wanted or (before, wanted) == ("none", "ieee"):
+        yield
+        return
+    knob.fp32_precision = wanted
+    try:
+        yield
+    finally:
+        knob.fp32_precision = before
+
+
+def _exact(s: Tensor, dtype: torch.dtype | None, polar: PolarFn) -> Tensor:
+    """Apply `polar` to the finite matrices, of largest entry 1, in `dtype`."""
+    dtype = dtype or _compute_dtype(s.dtype)
+    x = _unit_peak(s, dtype).to(dtype)
+    # A batched decomposition raises for all when one matrix is not finite: mask that one, mark
+    # it after.
+    finite = torch.isfinite(x).all(dim=(-2, -1), keepdim=True)
+    with matmul_precision("ieee" if x.is_cuda else None):
+        result = polar(torch.where(finite, x, 0.0))
+    return torch.where(finite, result, torch.nan).to(s.dtype)
+
+
 @dataclass(frozen=True, slots=True)
 class SvdPolar:
     """Exact polar factor by singular value decomposition.
@@ -45,16 +97,43 @@ class SvdPolar:
     rank-deficient gradient (batch smaller than width) U V^T is arbitrary noise.
     """
 
+    dtype: torch.dtype | None = None
+    """Precision inside; None: the input's, float32 for half precision."""
+
     def __call__(self, s: Float[Tensor, "*batch d_out d_in"]) -> Float[Tensor, "*batch d_out d_in"]:
-        dtype = _compute_dtype(s.dtype)
-        x, peak = rescale(s.to(dtype), 2)
-        # A batched SVD raises for all when one matrix is not finite: mask that one, mark it after.
-        finite = torch.isfinite(peak) & torch.isfinite(x).all(dim=(-2, -1), keepdim=True)
-        u, sigma, vh = torch.linalg.svd(torch.where(finite, x, 0.0), full_matrices=False)
-        cutoff = max(s.shape[-2:]) * torch.finfo(dtype).eps * sigma[..., :1]
-        kept = (sigma > cutoff).to(dtype)
-        polar = (u * kept.unsqueeze(-2)) @ vh
-        return torch.where(finite, polar, torch.nan).to(s.dtype)
+        return _exact(s, self.dtype, _svd_polar)
+
+
+def _svd_polar(x: Tensor) -> Tensor:
+    u, sigma, vh = torch.linalg.svd(x, full_matrices=False)
+    cutoff = max(x.shape[-2:]) * torch.finfo(x.dtype).eps * sigma[..., :1]
+    polar: Tensor = (u * (sigma > cutoff).to(x.dtype).unsqueeze(-2)) @ vh
+    return polar
+
+
+@dataclass(frozen=True, slots=True)
+class EighPolar:
+    """Exact polar factor V diag(lambda^-1/2) V^T X by the smaller Gram matrix X X^T.
+
+    Squaring loses half the digits, so singular values below sqrt(max(d_out, d_in) * eps) *
+    sigma_max are dropped: for 256 x 256 that is 5.5e-3 sigma_max in float32, 2.4e-7 in float64.
+    """
+
+    dtype: torch.dtype | None = None
+    """Precision inside; None: the input's, float32 for half precision."""
+
+    def __call__(self, s: Float[Tensor, "*batch d_out d_in"]) -> Float[Tensor, "*batch d_out d_in"]:
+        return _exact(s, self.dtype, _eigh_polar)
+
+
+def _eigh_polar(x: Tensor) -> Tensor:
+    if x.shape[-2] > x.shape[-1]:
+        return _eigh_polar(x.mT).mT
+    values, vectors = torch.linalg.eigh(x @ x.mT)
+    kept = values > max(x.shape[-2:]) * torch.finfo(x.dtype).eps * values[..., -1:]
+    root = torch.where(kept, values, 1.0).rsqrt() * kept
+    polar: Tensor = (vectors * root.unsqueeze(-2)) @ (vectors.mT @ x)
+    return polar
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,33 +142,48 @@ class NewtonSchulz:
 
     Singular values end near 1, not at 1: five steps overshoot to at most 1.21 (muon), 1.15
     (quintic), 1.13 (polar express), and values far below the largest stay small. The bounds are
-    `OVERSHOOT_5` in coefficients.py.
+    `OVERSHOOT_5` in coefficients.py, those of bfloat16 `OVERSHOOT_5_BFLOAT16`. In bfloat16 the
+    published polar-express triples can diverge; `make_polar` widens them, see `HEADROOM_BFLOAT16`.
     """
 
     coefficients: Coefficients
+    dtype: torch.dtype | None = None
+    """Precision of the iteration; the normalisation has float32 at least. None: as `SvdPolar`."""
+    matmul: str | None = None
+    """`ieee` or `tf32` for float32 products on CUDA; None leaves it as torch is set."""
 
     def __call__(self, s: Float[Tensor, "*batch d_out d_in"]) -> Float[Tensor, "*batch d_out d_in"]:
-        x, _ = rescale(s.to(_compute_dtype(s.dtype)), 2)
+        dtype = self.dtype or _compute_dtype(s.dtype)
+        x = _unit_peak(s, dtype)
         # The Gram matrix of the smaller side is the cheaper one.
         flip = x.shape[-2] > x.shape[-1]
         x = x.mT if flip else x
         frobenius = torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True)
-        x = x / torch.where(frobenius == 0, torch.ones_like(frobenius), frobenius)
-        for a, b, c in self.coefficients:
-            gram = x @ x.mT
-            x = a * x + (b * gram + c * (gram @ gram)) @ x
+        x = (x / torch.where(frobenius == 0, torch.ones_like(frobenius), frobenius)).to(dtype)
+        with matmul_precision(self.matmul if x.is_cuda else None):
+            for a, b, c in self.coefficients:
+                gram = x @ x.mT
+                x = a * x + (b * gram + c * (gram @ gram)) @ x
         return (x.mT if flip else x).to(s.dtype)
 
 
 def make_polar(name: str) -> PolarFn:
-    """Build a polar back end: `svd`, or a Newton-Schulz set with steps, as `polar-express:8`.
+    """Build the back end called `BASE[:STEPS][@DTYPE]`.
+
+    Base: `svd` and `eigh` are exact, `muon`, `quintic` and `polar-express` are Newton-Schulz sets
+    of 5 steps unless STEPS, 1 to 100, says otherwise. Beyond the end of a set its last triple
+    repeats. DTYPE: `float64` and `float32` for all, also `tf32` and `bfloat16` for Newton-Schulz;
+    without it, the input's, or float32 for half precision. `tf32` is float32 with TF32 products
+    on CUDA, and plain float32 elsewhere.
 
     Raises:
-        ValueError: unknown name or number of steps.
+        ValueError: unknown base, or steps or a dtype that it does not take.
     """
-    base, steps = parse_polar(name)
-    if base == "svd":
-        return SvdPolar()
-    table = COEFFICIENTS[base]
-    # The muon triple may be repeated more often than its table is long.
-    return NewtonSchulz((table * (steps // len(table) + 1))[:steps])
+    parsed = parse_polar(name)
+    dtype = _TORCH_DTYPES[parsed.dtype]
+    if parsed.base == "svd":
+        return SvdPolar(dtype)
+    if parsed.base == "eigh":
+        return EighPolar(dtype)
+    matmul = {"float32": "ieee", "tf32": "tf32"}.get(parsed.dtype or "")
+    return NewtonSchulz(parsed.coefficients, dtype, matmul)

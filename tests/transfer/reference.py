@@ -1,4 +1,4 @@
-"""Readable restatements of the norms and of Scion: one matrix, one entry at a time.
+"""Readable restatements of the norms, of Scion and of ALMOND: one matrix, one entry at a time.
 
 Written from the formulas, not from the code under test: plain loops and one SVD per matrix, no
 batches, no rescaling. Float64 only. `d_out` is the number of rows, `d_in` of columns.
@@ -159,7 +159,7 @@ TABLE: dict[str, ReferenceNorm] = {
 }
 
 
-# --- Newton-Schulz and Scion ---
+# --- Newton-Schulz, Scion, ALMOND ---
 
 
 def newton_schulz(s: Tensor, coefficients: tuple[tuple[float, float, float], ...]) -> Tensor:
@@ -188,6 +188,11 @@ class Layer:
         self.d = self.alpha * g + (1 - self.alpha) * self.d
         move = self.stepsize * self.radius * self.lmo(self.d)
         self.x = (1 - self.stepsize if self.constrained else 1) * self.x + move
+
+    def almond_step(self, g: Tensor) -> None:
+        """ALMOND of Pethick et al. 2025, one layer: d averages oracles of norm `radius`."""
+        self.d = self.alpha * self.radius * self.lmo(g) + (1 - self.alpha) * self.d
+        self.x = self.x + self.stepsize * self.d
 
     def lmo(self, d: Tensor) -> Tensor:
         """The oracle at radius 1; leading dimensions hold separate matrices."""

@@ -1,14 +1,17 @@
-"""A compiled model trains with Scion as the plain one does."""
+"""A compiled model trains as the plain one does, and so does a compiled step."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
+import torch._dynamo
 from torch import Tensor, nn
 
+from tests.transfer.stepping import average, copies, make_params, set_grads
 from transfer.config import RoleConfig
 from transfer.models.mlp import Mlp
-from transfer.optimizers import Scion
+from transfer.optimizers import Almond, Scion, ScionLight
 from transfer.roles import parameter_groups
 
 pytestmark = [
@@ -65,3 +68,75 @@ def test_compiled_in_float32() -> None:
     wanted = trained(eager, eager, x, y, "svd", False)
     got = trained(other, torch.compile(other, fullgraph=True), x, y, "svd", False)
     assert got == pytest.approx(wanted, rel=1e-3)
+
+
+# --- the step itself ---
+
+
+def step_groups(params: list[nn.Parameter]) -> list[dict[str, Any]]:
+    """Return groups of several norms and layouts."""
+    return [
+        {"params": params[:2], "radius": 2.0},
+        {"params": params[2:3], "split_sizes": (3, 2, 1)},
+        {"params": params[3:4], "norm": "bias-rms"},
+        {"params": params[4:], "norm": "col-norm", "layout": "table"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        pytest.param(Scion, {}, id="Scion"),
+        pytest.param(Scion, {"constrained": True, "polar": "svd"}, id="constrained Scion"),
+        pytest.param(ScionLight, {"maximize": True}, id="ScionLight"),
+        pytest.param(Almond, {}, id="Almond"),
+    ],
+)
+def test_compiled_step(kind: Any, settings: dict[str, Any]) -> None:
+    """One graph for the first step, which makes the averages, and one for all others."""
+    torch._dynamo.reset()
+    shapes: list[tuple[int, ...]] = [(6, 4), (6, 4), (6, 5), (6,), (9, 4)]
+    some = make_params(shapes)
+    others = copies(some)
+    # Of its own for each, because schedulers fill it in place.
+    rates = [torch.tensor(0.1, dtype=torch.float64) for _ in range(2)]
+    plain = kind(step_groups(some), lr=rates[0], **settings)
+    compiled = kind(step_groups(others), lr=rates[1], **settings)
+    step = torch.compile(compiled.step, fullgraph=True)
+    graphs = []
+    for k in range(6):
+        for rate in rates:
+            rate.fill_(0.1 / (k + 1))
+        set_grads(some, k)
+        set_grads(others, k)
+        plain.step()
+        step()
+        graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+        torch.testing.assert_close(others, some, rtol=1e-9, atol=1e-9)
+    assert graphs[-1] == graphs[1] <= 2, graphs
+    for p, q in zip(some, others, strict=True):
+        torch.testing.assert_close(average(compiled, q), average(plain, p), rtol=1e-9, atol=1e-9)
+
+
+def test_compiled_step_with_torch_s_schedulers() -> None:
+    """A scheduler writes into the tensor, so the compiled step sees the new stepsize."""
+    torch._dynamo.reset()
+    (some,) = make_params([(6, 4)])
+    (others,) = copies([some])
+    plain = Scion([some], lr=0.5, norm="row-norm")
+    compiled = Scion([others], lr=torch.tensor(0.5, dtype=torch.float64), norm="row-norm")
+    step = torch.compile(compiled.step, fullgraph=True)
+    schedules = [
+        torch.optim.lr_scheduler.LinearLR(o, 1.0, 0.1, total_iters=5) for o in (plain, compiled)
+    ]
+    graphs = []
+    for k in range(5):
+        set_grads([some], k)
+        set_grads([others], k)
+        plain.step()
+        step()
+        for schedule in schedules:
+            schedule.step()
+        graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    torch.testing.assert_close(others, some, rtol=1e-10, atol=1e-10)
+    assert graphs[-1] == graphs[1] <= 2, graphs

@@ -63,7 +63,7 @@ class Norm(ABC):
         Raises:
             ValueError: an unknown name, or sizes that do not fit it.
         """
-        chosen = name or default_layout(cls.event_ndim, cls.any_shape)
+        chosen = default_layout(cls.event_ndim, cls.any_shape) if name is None else name
         return Layout(name=chosen, split_sizes=tuple(split_sizes), groups=groups)  # type: ignore[arg-type]
 
     @torch.no_grad()

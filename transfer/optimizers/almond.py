@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from transfer.config import require
-from transfer.optimizers.base import LmoOptimizer, gradients, with_gradients
+from transfer.optimizers.base import LmoOptimizer
 from transfer.optimizers.batch import Length
+from transfer.optimizers.groups import gradients, stepsize, with_gradients
 
 
 @final
@@ -35,13 +36,13 @@ class Almond(LmoOptimizer):
     ) -> tuple[list[Tensor], list[Tensor], Length]:
         averages, alpha = self._averages(params), group["alpha"]
         torch._foreach_mul_(averages, 1 - alpha)
-        return averages, gradients(group, params), alpha * group["radius"]
+        return averages, gradients(params), alpha * group["radius"]
 
     def _finish(self, group: dict[str, Any], params: list[Tensor]) -> None:
-        stepsize = group["lr"]
-        averages = self._averages(params)
-        if isinstance(stepsize, Tensor):
-            stepsize = stepsize.to(averages[0])
-            torch._foreach_add_(params, torch._foreach_mul(averages, stepsize))
+        averages, gamma = self._averages(params), stepsize(group)
+        if isinstance(gamma, Tensor):
+            # In its own dtype: rounded to bfloat16 the stepsize would be off by up to 0.4 %.
+            gamma = gamma.to(averages[0].device)
+            torch._foreach_add_(params, torch._foreach_mul(averages, gamma))
         else:
-            torch._foreach_add_(params, averages, alpha=stepsize)
+            torch._foreach_add_(params, averages, alpha=gamma)

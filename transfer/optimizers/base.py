@@ -1,6 +1,5 @@
-"""What all LMO optimizers share: groups and their checks, and the step around the oracle calls."""
+"""What all LMO optimizers share: settings, copies, and the step around the oracle calls."""
 
-import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -8,15 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from transfer.config import require, require_positive, unknown
 from transfer.norms import Norm, make_norm
 from transfer.optimizers.batch import Batches, Length
-
-# Keys that others put into groups: torch itself, its schedulers, and our tables of roles.
-_FOREIGN_KEYS = {
-    *("params", "param_names", "role", "name", "differentiable", "capturable"),
-    *("initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr"),
-}
+from transfer.optimizers.groups import (
+    DEFAULTS,
+    check_keys,
+    check_new,
+    check_parameters,
+    check_settings,
+    stepsize,
+)
 
 
 class LmoOptimizer(torch.optim.Optimizer):
@@ -63,7 +63,7 @@ class LmoOptimizer(torch.optim.Optimizer):
         maximize: bool = False,
         foreach: bool | None = None,
     ) -> None:
-        defaults = {
+        settings = {
             "lr": lr,
             "norm": norm,
             "radius": radius,
@@ -78,58 +78,25 @@ class LmoOptimizer(torch.optim.Optimizer):
             "foreach": foreach,
         }
         self._norms: dict[tuple[str, str], Norm] = {}
-        super().__init__(params, defaults)
+        super().__init__(params, settings)
 
     # --- groups ---
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group after checking its settings and the shapes of its parameters."""
         if isinstance(param_group, dict):  # torch says what else it wants
-            for key in param_group:
-                if key not in self.defaults and key not in _FOREIGN_KEYS:
-                    raise ValueError(unknown("group key", key, {"params", *self.defaults}))
-            self._require_new(param_group)
+            check_keys(param_group)
+            check_new(param_group, self.param_groups)
         super().add_param_group(param_group)
-        group = self.param_groups[-1]
         try:
-            self._check_group(group)
+            self._check_group(self.param_groups[-1])
         except ValueError:
             self.param_groups.pop()
             raise
 
-    def _require_new(self, param_group: dict[str, Any]) -> None:
-        """torch refuses a parameter in two groups too, but does not say which."""
-        params = param_group.get("params")
-        if not isinstance(params, (list, tuple)):
-            return
-        taken = {
-            id(p): f"{name} of group {number}"
-            for number, group in enumerate(self.param_groups)
-            for name, p in named(group)
-        }
-        for index, given in enumerate(params):
-            name, p = given if isinstance(given, tuple) else (f"#{index}", given)
-            if id(p) in taken:
-                raise ValueError(
-                    f"parameter {name} of group {len(self.param_groups)} is already parameter "
-                    f"{taken[id(p)]}: every parameter belongs to one group"
-                )
-
     def _check_group(self, group: dict[str, Any]) -> None:
-        check_stepsize(group)
-        require(0 < group["alpha"] <= 1, "alpha", "in (0, 1]", group["alpha"])
-        require_positive("radius", group["radius"])
-        norm = self._norm(group)
-        whole = norm.any_shape and group["layout"] in (None, "whole")
-        require(whole or not group["joint"], "joint", "False for this norm and layout", True)
-        for name, parameter in named(group):
-            if parameter.is_complex():
-                raise ValueError(f"parameter {name} is complex: take torch.view_as_real of it")
-            try:
-                layout = norm.layout(group["layout"], group["split_sizes"], group["groups"])
-                layout.event_shapes(parameter.shape, norm.event_ndim)
-            except ValueError as error:
-                raise ValueError(f"parameter {name}: {group['norm']}: {error}") from None
+        check_settings(group)
+        check_parameters(group, self._norm(group))
 
     def _norm(self, group: dict[str, Any]) -> Norm:
         key = (group["norm"], group["polar"])
@@ -138,12 +105,17 @@ class LmoOptimizer(torch.optim.Optimizer):
         return self._norms[key]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        # Called for copies, and by load_state_dict, where a refusal must change nothing.
         self._norms = {}
-        for group in self.param_groups:
-            for key, value in self.defaults.items():
-                group.setdefault(key, value)
+        groups = state["param_groups"]
+        own = self.__dict__.get("param_groups") or [{}] * len(groups)
+        for group, before in zip(groups, own, strict=True):
+            for key, default in DEFAULTS.items():
+                group.setdefault(key, before.get(key, default))
             self._check_group(group)
+        if "defaults" in state:
+            state = {**state, "defaults": {**DEFAULTS, **state["defaults"]}}
+        super().__setstate__(state)
 
     # --- step ---
 
@@ -155,8 +127,8 @@ class LmoOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            # A scheduler may have changed it since; look before any parameter is touched.
-            check_stepsize(group)
+            # Schedules may have changed them since; look before any parameter is touched.
+            check_settings(group)
         ready = [(group, self._ready(group)) for group in self.param_groups]
         batches = Batches()
         for group, params in ready:
@@ -191,52 +163,8 @@ class LmoOptimizer(torch.optim.Optimizer):
         return [self.state[p]["average"] for p in params]
 
 
-def named(group: dict[str, Any]) -> list[tuple[str, Tensor]]:
-    """Return a group's parameters with their names, or #0, #1, ... without."""
-    params = group["params"]
-    names = group.get("param_names") or [f"#{i}" for i in range(len(params))]
-    return list(zip(names, params, strict=True))
-
-
-def with_gradients(group: dict[str, Any]) -> list[Tensor]:
-    """Return the parameters that have a gradient.
-
-    Raises:
-        RuntimeError: a gradient is sparse.
-    """
-    for name, p in named(group):
-        if p.grad is not None and p.grad.layout != torch.strided:
-            raise RuntimeError(
-                f"parameter {name} has a sparse gradient, which has no oracle here: build "
-                "nn.Embedding with sparse=False"
-            )
-    return [p for p in group["params"] if p.grad is not None]
-
-
-def gradients(group: dict[str, Any], params: list[Tensor]) -> list[Tensor]:
-    """Return the gradients downhill: negated for `maximize`."""
-    grads = [p.grad for p in params if p.grad is not None]
-    return list(torch._foreach_neg(grads)) if group["maximize"] else grads
-
-
-def check_stepsize(group: dict[str, Any]) -> None:
-    """Raise ValueError unless the stepsize is in its range.
-
-    Looking into a tensor on a GPU would wait for the device in every step, and break a compiled
-    one: there the range is the caller's to keep.
-    """
-    stepsize = group["lr"]
-    if isinstance(stepsize, Tensor):
-        if torch.compiler.is_compiling() or stepsize.device.type != "cpu":
-            return
-        stepsize = stepsize.item()
-    require(0 <= stepsize < math.inf, "lr", "a finite number, at least 0", stepsize)
-    if group["constrained"]:
-        require(stepsize <= 1, "lr", "at most 1 when constrained", stepsize)
-
-
 def shrink(group: dict[str, Any], params: list[Tensor]) -> None:
     """Multiply weights by 1 - stepsize if the group is constrained."""
     if group["constrained"]:
-        keep = 1 - group["lr"]
+        keep = 1 - stepsize(group)
         torch._foreach_mul_(params, keep.to(params[0].device) if isinstance(keep, Tensor) else keep)

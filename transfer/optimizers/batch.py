@@ -65,8 +65,8 @@ class Joint:
     def move(self) -> None:
         """Add the parts of lmo(all sources as one vector) to the targets."""
         whole = torch.cat([source.flatten() for source in self.sources])
-        move = self.norm.lmo(whole, 1.0) * self.length
-        parts = move.split([target.numel() for target in self.targets])
+        move = self.norm.lmo(whole, self.length)
+        parts = torch.split(move, [target.numel() for target in self.targets])
         shaped = [part.reshape(t.shape) for part, t in zip(parts, self.targets, strict=True)]
         torch._foreach_add_(self.targets, shaped)
 
@@ -87,8 +87,9 @@ class Batches:
         length: Length,
     ) -> None:
         """File one group's parameters; `length` is the norm of the point asked for."""
-        if not targets:
-            return
+        if group["maximize"]:
+            # The oracle is odd, so nothing has to be negated but its answer.
+            length = -length
         if group["joint"]:
             self._joint.append(Joint(norm, targets, sources, length))
             return
@@ -105,5 +106,7 @@ class Batches:
 
     def move(self) -> None:
         """Do all that was filed."""
-        for batch in (*self._batches.values(), *self._joint):
+        for batch in self._batches.values():
             batch.move()
+        for joint in self._joint:
+            joint.move()

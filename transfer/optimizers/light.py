@@ -1,20 +1,15 @@
 """Scion Light: every gradient is folded into the average as soon as autograd has made it."""
 
 import weakref
-from collections.abc import Callable
-from typing import Any, NoReturn, final
+from typing import Any, final
 
 import torch
 from torch import Tensor
 
-from transfer.optimizers.base import LmoOptimizer, named, shrink
+from transfer.optimizers.base import LmoOptimizer, shrink
 from transfer.optimizers.batch import Length
-
-_REASON = (
-    "ScionLight folds every gradient into its average as autograd makes it and frees it, so there "
-    "is no gradient left for {what}. Clipping by norm and GradScaler would come too late: use "
-    "Scion for them. The oracle does not see the size of the average, and bfloat16 needs no scaler."
-)
+from transfer.optimizers.folded import FoldedGradient
+from transfer.optimizers.groups import check_alpha, named, require_dense, stepsize
 
 
 @final
@@ -26,9 +21,11 @@ class ScionLight(LmoOptimizer):
     g for the further ones (gradient accumulation). Steps as `Scion`'s, and the same numbers up to
     rounding. The weight `alpha` that counts is the one during the backward pass.
 
-    `p.grad` is left as an empty stand-in which raises RuntimeError, with the reason, when anything
-    computes with it: `clip_grad_norm_` and `GradScaler` cannot be honoured and must not be silent.
-    `zero_grad` does no harm; a gradient cannot be taken back.
+    Until the step `p.grad` is an empty stand-in which raises RuntimeError, with the reason, when
+    anything computes with it: `clip_grad_norm_` and `GradScaler` cannot be honoured and must not
+    be silent. `zero_grad` does no harm; a gradient cannot be taken back. A gradient that was put into `p.grad`
+    by hand is folded, and freed, by the step. DistributedDataParallel averages over processes only
+    after the hook, and fails on the stand-in.
 
     Arguments and errors: see `LmoOptimizer`.
 
@@ -49,9 +46,7 @@ class ScionLight(LmoOptimizer):
 
     def close(self) -> None:
         """Take the hooks off, so that another optimizer may have the parameters."""
-        for handle in self._handles.values():
-            handle.remove()
-        self._handles.clear()
+        _remove(self._handles)
         for group in self.param_groups:
             for p in group["params"]:
                 if isinstance(p.grad, FoldedGradient):
@@ -60,38 +55,43 @@ class ScionLight(LmoOptimizer):
     def _hook(self, group: dict[str, Any]) -> None:
         # Not in __init__: torch adds the first groups inside its own, and copies have none.
         if not hasattr(self, "_handles"):
-            self._handles: dict[int, Any] = {}
+            self._handles: dict[Tensor, list[Any]] = {}
+            self._places: dict[Tensor, tuple[str, dict[str, Any]]] = {}
+            weakref.finalize(self, _remove, self._handles).atexit = False
         for name, p in named(group):
-            if id(p) not in self._handles:
-                # A weak reference: the hooks of a discarded optimizer do nothing.
-                hook = _folding(weakref.ref(self), name)
-                self._handles[id(p)] = p.register_post_accumulate_grad_hook(hook)
+            self._places[p] = name, group
+            # torch hooks no frozen parameter; one that is thawed later is folded by the step.
+            if p not in self._handles and p.requires_grad:
+                self._handles[p] = _hooked(p, weakref.ref(self))
 
     @torch.no_grad()
-    def _fold(self, p: Tensor, name: str) -> None:
-        grad = p.grad
+    def _fold(self, p: Tensor) -> None:
+        name, group = self._places[p]
+        grad, p.grad = p.grad, None
         assert grad is not None, "autograd calls the hook after accumulating"
-        if grad.layout != torch.strided:
-            p.grad = None
+        if isinstance(grad, FoldedGradient):
             raise RuntimeError(
-                f"parameter {name} has a sparse gradient, which has no oracle here: build "
-                "nn.Embedding with sparse=False"
+                f"the gradient of parameter {name} was folded by another ScionLight: call close() "
+                "of the one that is no longer used"
             )
-        group = next(g for g in self.param_groups if any(q is p for q in g["params"]))
-        alpha = -group["alpha"] if group["maximize"] else group["alpha"]
-        state = self.state[p]
+        require_dense(name, grad)
+        check_alpha(group)
         (average,) = self._averages([p])
-        if state.get("folded"):
-            average.add_(grad, alpha=alpha)
-        elif group["maximize"]:
-            average.lerp_(grad.neg_(), -alpha)
+        if self.state[p].get("folded"):
+            average.add_(grad, alpha=group["alpha"])
         else:
-            average.lerp_(grad, alpha)
-        state["folded"] = True
+            average.lerp_(grad, group["alpha"])
+        self.state[p]["folded"] = True
         p.grad = FoldedGradient.like(p)
 
+    # The compiler cannot trace the stand-ins, and must not meet them in the rest of the step.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _ready(self, group: dict[str, Any]) -> list[Tensor]:
-        return [p for p in group["params"] if self.state[p].get("folded")]
+        for p in group["params"]:
+            if p.grad is not None and not isinstance(p.grad, FoldedGradient):
+                self._fold(p)
+            p.grad = None
+        return [p for p in group["params"] if self.state.get(p, {}).get("folded")]
 
     def _ask(
         self, group: dict[str, Any], params: list[Tensor]
@@ -99,50 +99,33 @@ class ScionLight(LmoOptimizer):
         for p in params:
             self.state[p]["folded"] = False
         shrink(group, params)
-        return params, self._averages(params), group["lr"] * group["radius"]
+        return params, self._averages(params), stepsize(group) * group["radius"]
 
     def _finish(self, group: dict[str, Any], params: list[Tensor]) -> None:
         pass
 
 
-def _folding(optimizer: "weakref.ref[ScionLight]", name: str) -> Callable[[Tensor], None]:
-    def hook(p: Tensor) -> None:
+def _hooked(p: Tensor, optimizer: "weakref.ref[ScionLight]") -> list[Any]:
+    """Hook a parameter; weakly, so that hooks keep neither it nor a discarded optimizer alive."""
+    parameter = weakref.ref(p)
+
+    @torch.utils.hooks.unserializable_hook  # type: ignore[untyped-decorator]
+    def before(_: Tensor) -> None:
+        # Autograd would add to the stand-in out of place, a copy that loses the memory format.
+        alive = parameter()
+        if alive is not None and isinstance(alive.grad, FoldedGradient):
+            alive.grad = None
+
+    def after(p: Tensor) -> None:
         alive = optimizer()
         if alive is not None:
-            alive._fold(p, name)
+            alive._fold(p)
 
-    return hook
-
-
-class FoldedGradient(Tensor):
-    """Stand-in for a gradient that was folded away: takes no memory, refuses all arithmetic.
-
-    It is sparse and empty, because autograd adds a new gradient to a sparse one out of place,
-    which gives just the new gradient.
-    """
-
-    _ALLOWED = frozenset({"zero_", "detach_", "requires_grad_", "__repr__", "__reduce_ex__"})
-
-    @classmethod
-    def like(cls, p: Tensor) -> "FoldedGradient":
-        """Return the stand-in for a parameter's gradient."""
-        empty = torch.sparse_coo_tensor(
-            torch.empty((p.ndim, 0), dtype=torch.long, device=p.device),
-            torch.empty(0, dtype=p.dtype, device=p.device),
-            p.shape,
-            check_invariants=False,
-        )
-        made: FoldedGradient = torch.Tensor._make_subclass(cls, empty)
-        return made
-
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = getattr(func, "__name__", str(func))
-        if name in cls._ALLOWED or name in ("__get__", "__set__", "__delete__"):
-            with torch._C.DisableTorchFunctionSubclass():
-                return func(*args, **(kwargs or {}))
-        _refuse(name)
+    return [p.register_hook(before), p.register_post_accumulate_grad_hook(after)]  # type: ignore[no-untyped-call]
 
 
-def _refuse(what: str) -> NoReturn:
-    raise RuntimeError(_REASON.format(what=what))
+def _remove(handles: dict[Tensor, list[Any]]) -> None:
+    for pair in handles.values():
+        for handle in pair:
+            handle.remove()
+    handles.clear()

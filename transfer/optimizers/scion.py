@@ -5,8 +5,9 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from transfer.optimizers.base import LmoOptimizer, gradients, shrink, with_gradients
+from transfer.optimizers.base import LmoOptimizer, shrink
 from transfer.optimizers.batch import Length
+from transfer.optimizers.groups import gradients, stepsize, with_gradients
 
 
 @final
@@ -33,9 +34,9 @@ class Scion(LmoOptimizer):
         self, group: dict[str, Any], params: list[Tensor]
     ) -> tuple[list[Tensor], list[Tensor], Length]:
         averages = self._averages(params)
-        torch._foreach_lerp_(averages, gradients(group, params), group["alpha"])
+        torch._foreach_lerp_(averages, gradients(params), group["alpha"])
         shrink(group, params)
-        return params, averages, group["lr"] * group["radius"]
+        return params, averages, stepsize(group) * group["radius"]
 
     def _finish(self, group: dict[str, Any], params: list[Tensor]) -> None:
         pass
