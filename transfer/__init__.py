@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from transfer.layouts import Layout
     from transfer.norms import NORMS, Norm, make_norm
     from transfer.optimizers import Almond, Scion, ScionLight
-    from transfer.polar import NewtonSchulz, SvdPolar, make_polar
+    from transfer.polar import EighPolar, NewtonSchulz, SvdPolar, make_polar
     from transfer.recipe import Recipe
     from transfer.roles import (
         DEFAULT_RULES,
@@ -49,6 +49,7 @@ _HOME = {
     "Almond": "optimizers",
     "Scion": "optimizers",
     "ScionLight": "optimizers",
+    "EighPolar": "polar",
     "NewtonSchulz": "polar",
     "SvdPolar": "polar",
     "make_polar": "polar",
@@ -66,6 +67,7 @@ __all__ = [
     "AdamWConfig",
     "Almond",
     "DEFAULT_RULES",
+    "EighPolar",
     "Layout",
     "MuonConfig",
     "MupAdamWConfig",

@@ -67,7 +67,7 @@ class ScionConfig:
     constrained: bool = False
     """Algorithm 2: iterates stay in the balls. Needs stepsize <= 1."""
     polar: str = "muon"
-    """Polar factor of spectral norms: svd, muon, quintic or polar-express, optionally :STEPS."""
+    """Polar factor of spectral norms: BASE[:STEPS][@DTYPE], see docs/polar.md."""
     roles: dict[str, RoleConfig] = field(default_factory=dict)
     """Norm, radius and initialisation per role."""
 
