@@ -28,6 +28,9 @@ class Almond(LmoOptimizer):
         require(not group["constrained"], "constrained", "False for Almond", group["constrained"])
         super()._check_group(group)
 
+    def _begin(self) -> None:
+        pass
+
     def _ready(self, group: dict[str, Any]) -> list[Tensor]:
         return with_gradients(group)
 

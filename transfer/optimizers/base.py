@@ -126,6 +126,7 @@ class LmoOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._begin()
         for group in self.param_groups:
             # Schedules may have changed them since; look before any parameter is touched.
             check_settings(group)
@@ -140,6 +141,10 @@ class LmoOptimizer(torch.optim.Optimizer):
             if params:
                 self._finish(group, params)
         return loss
+
+    @abstractmethod
+    def _begin(self) -> None:
+        """Do what has to be done with gradients before they are looked at."""
 
     @abstractmethod
     def _ready(self, group: dict[str, Any]) -> list[Tensor]:

@@ -23,9 +23,9 @@ class ScionLight(LmoOptimizer):
 
     Until the step `p.grad` is an empty stand-in which raises RuntimeError, with the reason, when
     anything computes with it: `clip_grad_norm_` and `GradScaler` cannot be honoured and must not
-    be silent. `zero_grad` does no harm; a gradient cannot be taken back. A gradient that was put into `p.grad`
-    by hand is folded, and freed, by the step. DistributedDataParallel averages over processes only
-    after the hook, and fails on the stand-in.
+    be silent. `zero_grad` does no harm; a gradient cannot be taken back. A gradient that was put
+    into `p.grad` by hand is folded, and freed, by the step. DistributedDataParallel averages over
+    processes only after the hook, and fails on the stand-in.
 
     Arguments and errors: see `LmoOptimizer`.
 
@@ -86,11 +86,13 @@ class ScionLight(LmoOptimizer):
 
     # The compiler cannot trace the stand-ins, and must not meet them in the rest of the step.
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _ready(self, group: dict[str, Any]) -> list[Tensor]:
-        for p in group["params"]:
+    def _begin(self) -> None:
+        for p in self._places:
             if p.grad is not None and not isinstance(p.grad, FoldedGradient):
                 self._fold(p)
             p.grad = None
+
+    def _ready(self, group: dict[str, Any]) -> list[Tensor]:
         return [p for p in group["params"] if self.state.get(p, {}).get("folded")]
 
     def _ask(

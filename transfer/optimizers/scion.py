@@ -27,6 +27,9 @@ class Scion(LmoOptimizer):
         Pethick et al. 2025, arXiv:2502.07529, Algorithms 1 to 3.
     """
 
+    def _begin(self) -> None:
+        pass
+
     def _ready(self, group: dict[str, Any]) -> list[Tensor]:
         return with_gradients(group)
 
