@@ -67,7 +67,7 @@ def train(
         ValueError: the configuration does not fit the model or the data.
     """
     started = time.monotonic()
-    run = _Run(config)
+    run = TrainingRun(config)
     if checkpoint is not None:
         run.resume(checkpoint)
     saved = time.monotonic()
@@ -84,7 +84,7 @@ def train(
     return record
 
 
-class _Run:
+class TrainingRun:
     """A model, its optimizer and data, at some step."""
 
     def __init__(self, config: RunConfig) -> None:
