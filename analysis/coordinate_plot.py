@@ -66,9 +66,8 @@ def _shown(layers: Sequence[LayerCheck]) -> list[LayerCheck]:
     judged = [layer for layer in layers if layer.status != "not judged"]
     if len(judged) <= _MOST_ROWS:
         return judged
-    rank = {"fails": 0, "undecided": 1, "passes": 2}
     worst: dict[str, LayerCheck] = {}
-    for layer in sorted(judged, key=lambda layer: rank[layer.status]):
+    for layer in sorted(judged, key=lambda layer: layer.severity, reverse=True):
         worst.setdefault(layer.role, layer)
     kept = {layer.layer for layer in list(worst.values())[:_MOST_ROWS]}
     return [layer for layer in judged if layer.layer in kept]

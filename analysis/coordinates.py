@@ -8,7 +8,7 @@ The rule. A layer **passes** if, at every step, the 95 % interval of the slope o
 
 - `activation` lies at or below +BOUND: it may shrink, as the first outputs of a last layer with
   random signs / d_in do by design (slope -1/2), since what training adds is judged by itself;
-- `change` since the initialisation lies within -BOUND ... +BOUND: it neither grows nor vanishes.
+- `change` since the initialisation lies within -BOUND … +BOUND: it neither grows nor vanishes.
 
 It **fails** if at some step such an interval lies wholly outside, or a value is not finite, or a
 value is 0 at some widths and not at others. Otherwise it is **undecided**. A quantity that is 0 in
@@ -77,6 +77,11 @@ class LayerCheck:
     """What decided, in words; empty where nothing was judged."""
     slopes: tuple[Slope, ...]
 
+    @property
+    def severity(self) -> tuple[int, float]:
+        """Orders layers: failures last, then by the largest exponent that was judged."""
+        return max((_badness(s) for s in self.slopes if s.quantity in JUDGED), default=(0, 0.0))
+
     def worst(self, quantity: str) -> Slope | None:
         """Return the step that decides: a failure before a doubt, then the largest exponent."""
         mine = [s for s in self.slopes if s.quantity == quantity]
@@ -101,9 +106,9 @@ class CoordinateCheck:
         """The bounds in one sentence."""
         b = f"{self.bound:g}"
         return (
-            f"a layer passes if at every step the {self.coverage:.0%} interval of the exponent of "
-            f"width lies at or below +{b} for its activation, and within -{b} ... +{b} for the "
-            "activation's change; it fails if one lies wholly outside"
+            f"a layer passes if at every step the {100 * self.coverage:g} % interval of the "
+            f"exponent of width lies at or below +{b} for its activation, and within -{b} … +{b} "
+            "for the activation's change; it fails if one lies wholly outside"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -242,7 +247,7 @@ def _sentence(s: Slope) -> str:
     if s.low is None or s.high is None:
         interval = "too few points for an interval"
     else:
-        interval = f"{COVERAGE:.0%}: {s.low:+.2f} ... {s.high:+.2f}"
+        interval = f"{100 * COVERAGE:g} %: {s.low:+.2f} … {s.high:+.2f}"
     return f"{s.quantity} ~ width^{s.slope:+.2f} at step {s.step} ({interval})"
 
 

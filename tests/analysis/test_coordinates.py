@@ -92,7 +92,7 @@ def test_one_step_is_enough_to_fail() -> None:
     late = table({("a", "activation"): lambda w, t: w**0.5 if t == 2 else 1.0})
     checked = check_coordinates(late)
     assert checked.status == "fails"
-    assert checked.reason == "a: activation ~ width^+0.50 at step 2 (95%: +0.50 ... +0.50)."
+    assert checked.reason == "a: activation ~ width^+0.50 at step 2 (95 %: +0.50 … +0.50)."
 
 
 def test_one_layer_is_enough_to_fail() -> None:
@@ -203,7 +203,7 @@ def test_bad_bounds(bound: float) -> None:
 def test_as_data() -> None:
     told = check_coordinates(GOOD).to_dict()
     assert told["status"] == "passes" and told["bound"] == 0.25
-    assert "within -0.25 ... +0.25" in told["rule"]
+    assert "within -0.25 … +0.25" in told["rule"]
     assert told["widths"] == list(WIDTHS) and told["num_seeds"] == 3 and told["num_steps"] == 2
     assert json.loads(json.dumps(told, allow_nan=False)) == told
 
@@ -224,10 +224,11 @@ def test_figure_shows_every_layer_quantity_and_outcome() -> None:
 
 
 def test_figure_of_many_layers_shows_the_worst_of_each_role() -> None:
-    values = {(f"l{i}", "change"): grows(1.0 if i == 5 else 0.0) for i in range(9)}
-    rows = table(values)
-    figure = plot_coordinates(rows, check_coordinates(rows))
-    assert [ax.get_ylabel() for ax in figure.axes] == ["l5\nhidden: fails"]
+    for exponent, outcome in ((1.0, "fails"), (-0.2, "passes")):
+        values = {(f"l{i}", "change"): grows(exponent if i == 5 else 0.1) for i in range(9)}
+        rows = table(values)
+        figure = plot_coordinates(rows, check_coordinates(rows))
+        assert [ax.get_ylabel() for ax in figure.axes] == [f"l5\nhidden: {outcome}"]
 
 
 def test_figure_of_diverged_values_can_be_saved(tmp_path: Path) -> None:
