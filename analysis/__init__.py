@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from analysis.claims import radii_verdict, verdict
+    from analysis.coordinate_plot import plot_coordinates
+    from analysis.coordinates import CoordinateCheck, LayerCheck, Slope, check_coordinates
     from analysis.curves import Curve, Drift, build_curves, fit_drift
     from analysis.load import read_table, tidy
     from analysis.plots import Panel, plot_curves, plot_scaling
@@ -18,21 +20,29 @@ if TYPE_CHECKING:
     from analysis.rule import Judgement, Noise, judge
     from analysis.style import save
 
-_MODULES = ("claims", "curves", "load", "plots", "radii", "result", "rule", "style")
+_MODULES = (
+    *("claims", "coordinate_plot", "coordinates", "curves", "load", "plots", "radii", "result"),
+    *("rule", "style"),
+)
 _HOME = {
     "Comparison": "result",
+    "CoordinateCheck": "coordinates",
     "Curve": "curves",
     "Drift": "curves",
     "Judgement": "rule",
+    "LayerCheck": "coordinates",
     "NextRun": "result",
     "Noise": "rule",
     "Panel": "plots",
     "SizeRow": "result",
+    "Slope": "coordinates",
     "VERDICT_SCHEMA": "result",
     "Verdict": "result",
     "build_curves": "curves",
+    "check_coordinates": "coordinates",
     "fit_drift": "curves",
     "judge": "rule",
+    "plot_coordinates": "coordinate_plot",
     "plot_curves": "plots",
     "plot_radii": "radii",
     "plot_scaling": "plots",
@@ -46,17 +56,22 @@ _HOME = {
 __all__ = [
     "VERDICT_SCHEMA",
     "Comparison",
+    "CoordinateCheck",
     "Curve",
     "Drift",
     "Judgement",
+    "LayerCheck",
     "NextRun",
     "Noise",
     "Panel",
     "SizeRow",
+    "Slope",
     "Verdict",
     "build_curves",
+    "check_coordinates",
     "fit_drift",
     "judge",
+    "plot_coordinates",
     "plot_curves",
     "plot_radii",
     "plot_scaling",

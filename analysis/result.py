@@ -98,7 +98,7 @@ class Verdict:
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready data: no NaN or inf, lists instead of tuples."""
-        return {"schema": VERDICT_SCHEMA, **_plain(dataclasses.asdict(self))}
+        return {"schema": VERDICT_SCHEMA, **plain(dataclasses.asdict(self))}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Verdict":
@@ -130,11 +130,12 @@ def finite(value: float | None) -> float | None:
     return float(value) if value is not None and math.isfinite(value) else None
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """JSON-ready data: None for NaN and inf, lists instead of tuples."""
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     # Numpy scalars arrive through `fixed`; JSON knows Python's own types only.

@@ -322,6 +322,12 @@ def _export(options: Arguments) -> int:
     return DONE
 
 
+def _coordcheck(options: Arguments) -> int:
+    from launch.coordcheck import check_experiment
+
+    return check_experiment(options, _experiment(options))
+
+
 def _roles(options: Arguments) -> int:
     from launch.roles import print_roles
 
@@ -372,6 +378,7 @@ _HANDLERS: dict[str, Callable[[Arguments], int]] = {
     "export": _export,
     "train": _train,
     "resume": _resume,
+    "coordcheck": _coordcheck,
     "roles": _roles,
     "list": _list,
     "presets": _presets,

@@ -74,6 +74,14 @@ COMMANDS: dict[str, Command] = {
         text="Go on with the study in a folder, as `run` on that folder does.",
         example="lmo-transfer resume studies/digits-mlp --retry-failed",
     ),
+    "coordcheck": Command(
+        help="check that sizes inside the network do not depend on its width",
+        text="Train every arm for a few steps at all widths and seeds of the sweep, at the "
+        "settings given (nothing is tuned), and judge how activations and their changes grow with "
+        "the width. Exit code 0; with --exit-code 0 if the first arm passes, 3 if it fails, 4 if "
+        "undecided.",
+        example="lmo-transfer coordcheck digits-mlp --arm scion --sweep.widths 64 128 256 512",
+    ),
     "roles": Command(
         help="print what every parameter of the model is",
         text="Build the model at the smallest width and print every parameter with its role, norm "
@@ -117,7 +125,7 @@ class _Parser(argparse.ArgumentParser):
 
 def overview() -> str:
     """Return the text of `lmo-transfer --help`."""
-    rows = "\n".join(f"  {name:<9}{command.help}" for name, command in COMMANDS.items())
+    rows = "\n".join(f"  {name:<11}{command.help}" for name, command in COMMANDS.items())
     return (
         f"usage: {PROG} COMMAND [EXPERIMENT] [options]\n\n"
         "Find out whether hyperparameters tuned on a small model may be used on a large one.\n\n"
@@ -148,9 +156,9 @@ def parser(name: str) -> argparse.ArgumentParser:
 
 
 def _add_options(made: argparse.ArgumentParser, name: str) -> None:
-    if COMMANDS[name].source and name not in ("show", "resume", "roles"):
+    if COMMANDS[name].source and name not in ("show", "resume", "roles", "coordcheck"):
         made.add_argument("--study", metavar="DIR", help="study folder (studies/<name>)")
-    if name in ("run", "tune", "sweep", "show", "roles"):
+    if name in ("run", "tune", "sweep", "coordcheck", "show", "roles"):
         made.add_argument(
             "--family", metavar="MODULE:FUNCTION", help="your own model family (docs/own-family.md)"
         )
@@ -168,6 +176,12 @@ def _add_options(made: argparse.ArgumentParser, name: str) -> None:
         made.add_argument("--recipe", metavar="FILE", required=True, help="recipe to train with")
         made.add_argument("--seeds", type=int, nargs="+", metavar="N", help="one run a seed")
         made.add_argument("--study", metavar="DIR", help="folder for the run table (the recipe's)")
+    if name == "coordcheck":
+        made.add_argument("--arm", metavar="NAME", help="arm to check (all)")
+        made.add_argument("--steps", type=int, metavar="N", help="first steps to do (10)")
+        made.add_argument("--seeds", type=int, nargs="+", metavar="N", help="(the sweep's)")
+        made.add_argument("--output", metavar="DIR", help="(coordcheck/<name>; a study's results)")
+        made.add_argument("--exit-code", action="store_true", help="tell the outcome by exit code")
     if name == "list":
         made.add_argument("--root", metavar="DIR", default="studies", help="folder (studies)")
     if name in ("show", "train"):

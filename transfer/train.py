@@ -67,7 +67,7 @@ def train(
         ValueError: the configuration does not fit the model or the data.
     """
     started = time.monotonic()
-    run = _Run(config)
+    run = TrainingRun(config)
     if checkpoint is not None:
         run.resume(checkpoint)
     saved = time.monotonic()
@@ -84,8 +84,12 @@ def train(
     return record
 
 
-class _Run:
-    """A model, its optimizer and data, at some step."""
+class TrainingRun:
+    """A model, its optimizer and data, at some step.
+
+    Raises:
+        ValueError: the configuration does not fit the model or the data.
+    """
 
     def __init__(self, config: RunConfig) -> None:
         require(config.numerics == NUMERICS, "numerics", f"{NUMERICS} here", config.numerics)
@@ -104,7 +108,7 @@ class _Run:
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
         self.step = 0
         self.losses = torch.zeros(config.steps, dtype=torch.float32)
-        self.initial_loss, _ = self._validate()
+        self.initial_loss, _ = self.validate()
 
     def _tensors(self, x: NDArray[np.float64], y: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         return torch.from_numpy(x).to(self.dtype), torch.from_numpy(y)
@@ -132,13 +136,15 @@ class _Run:
         return F.cross_entropy(logits, y, label_smoothing=self.config.label_smoothing), logits
 
     @torch.no_grad()
-    def _validate(self) -> tuple[float, float]:
+    def validate(self, num_examples: int | None = None) -> tuple[float, float]:
+        """Return loss and accuracy on the first validation examples, by default on all."""
+        x, y = self.val_x[:num_examples], self.val_y[:num_examples]
         self.model.eval()
-        loss, logits = self._loss(self.val_x, self.val_y)
+        loss, logits = self._loss(x, y)
         self.model.train()
         if logits is None:
             return loss.item(), math.nan
-        return loss.item(), (logits.argmax(-1) == self.val_y).double().mean().item()
+        return loss.item(), (logits.argmax(-1) == y).double().mean().item()
 
     def advance(self) -> None:
         """Do one step."""
@@ -183,7 +189,7 @@ class _Run:
         """Judge and summarise the run; call it once training has ended."""
         finite = torch.isfinite(self.losses[: self.step])
         stopped = self.step if bool(finite.all()) else int((~finite).int().argmax())
-        val_loss, accuracy = self._validate() if stopped == self.step else (math.nan, math.nan)
+        val_loss, accuracy = self.validate() if stopped == self.step else (math.nan, math.nan)
         # A finite loss that ends above where it began is no result either.
         diverged = not math.isfinite(val_loss) or val_loss > self.initial_loss
         curve = self.losses[: min(stopped + 1, self.step)].numpy().copy()

@@ -20,7 +20,7 @@ from transfer.config import (
     ScheduleConfig,
     ScionConfig,
 )
-from transfer.train import RunRecord, _Run, train
+from transfer.train import RunRecord, TrainingRun, train
 
 ROLES = {
     "input": RoleConfig(norm="spectral-max"),
@@ -106,19 +106,19 @@ def test_seeds_differ() -> None:
 
 def test_schedule_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
     rates: list[float] = []
-    advance = _Run.advance
+    advance = TrainingRun.advance
 
-    def spy(self: _Run) -> None:
+    def spy(self: TrainingRun) -> None:
         advance(self)
         rates.append(self.optimizer.param_groups[-1]["lr"])
 
-    monkeypatch.setattr(_Run, "advance", spy)
+    monkeypatch.setattr(TrainingRun, "advance", spy)
     train(replace(RUN, steps=4))
     assert rates == [2**-4, 2**-4 * 0.75, 2**-4 * 0.5, 2**-4 * 0.25]
 
 
 def test_label_smoothing_and_width_reach_the_model() -> None:
-    run = _Run(replace(RUN, width=24, depth=4, precision="float64"))
+    run = TrainingRun(replace(RUN, width=24, depth=4, precision="float64"))
     shapes = [tuple(p.shape) for p in run.model.parameters()]
     assert shapes == [(24, 64), (24, 24), (24, 24), (10, 24)]
     assert {p.dtype for p in run.model.parameters()} == {torch.float64}
@@ -131,11 +131,11 @@ class Killed(Exception):
     """Stands for the end of the process."""
 
 
-def killed_after(steps: int) -> Callable[[_Run], None]:
+def killed_after(steps: int) -> Callable[[TrainingRun], None]:
     """Return an `advance` that fails once `steps` steps are done."""
-    advance = _Run.advance
+    advance = TrainingRun.advance
 
-    def fragile(self: _Run) -> None:
+    def fragile(self: TrainingRun) -> None:
         if self.step >= steps:
             raise Killed
         advance(self)
@@ -151,7 +151,7 @@ def test_resumed_run_has_the_same_record(
     whole = train(config)
     path = tmp_path / "run.pt"
     with monkeypatch.context() as patch:
-        patch.setattr(_Run, "advance", killed_after(steps))
+        patch.setattr(TrainingRun, "advance", killed_after(steps))
         with pytest.raises(Killed):
             train(config, checkpoint=path, checkpoint_every_s=0.0)
     state = load_checkpoint(path, config.run_id)
@@ -164,7 +164,7 @@ def test_killed_again_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     path = tmp_path / "run.pt"
     for steps in (3, 3, 9, 20):
         with monkeypatch.context() as patch:
-            patch.setattr(_Run, "advance", killed_after(steps))
+            patch.setattr(TrainingRun, "advance", killed_after(steps))
             with pytest.raises(Killed):
                 train(RUN, checkpoint=path, checkpoint_every_s=0.0)
     assert_same(train(RUN, checkpoint=path), train(RUN))
@@ -176,7 +176,7 @@ def test_useless_checkpoint_is_passed_over(
 ) -> None:
     path = tmp_path / "run.pt"
     with monkeypatch.context() as patch:
-        patch.setattr(_Run, "advance", killed_after(5))
+        patch.setattr(TrainingRun, "advance", killed_after(5))
         with pytest.raises(Killed):
             train(replace(RUN, seed=2), checkpoint=path, checkpoint_every_s=0.0)
     if content == "damaged":
@@ -187,7 +187,7 @@ def test_useless_checkpoint_is_passed_over(
 
 def test_no_checkpoint_before_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "run.pt"
-    monkeypatch.setattr(_Run, "advance", killed_after(5))
+    monkeypatch.setattr(TrainingRun, "advance", killed_after(5))
     with pytest.raises(Killed):
         train(RUN, checkpoint=path, checkpoint_every_s=3600.0)
     assert not path.exists()
@@ -208,28 +208,28 @@ def test_non_finite_loss_is_diverged_with_its_step() -> None:
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("at", [0, 3, 9, 10, 24])
 def test_step_of_the_first_bad_loss(bad: float, at: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    loss = _Run._loss
+    loss = TrainingRun._loss
 
-    def broken(self: _Run, *args: Any) -> Any:
+    def broken(self: TrainingRun, *args: Any) -> Any:
         value, logits = loss(self, *args)
         return (value * bad if self.step == at and value.requires_grad else value), logits
 
-    monkeypatch.setattr(_Run, "_loss", broken)
+    monkeypatch.setattr(TrainingRun, "_loss", broken)
     record = train(RUN)
     assert (record.status, record.stopped_step) == ("diverged", at)
     assert record.curve.shape == (at + 1,) and record.val_loss is None
 
 
 def test_weights_spoiled_by_the_last_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    advance = _Run.advance
+    advance = TrainingRun.advance
 
-    def spoil(self: _Run) -> None:
+    def spoil(self: TrainingRun) -> None:
         advance(self)
         if self.step == RUN.steps:
             with torch.no_grad():
                 next(self.model.parameters())[0, 0] = float("nan")
 
-    monkeypatch.setattr(_Run, "advance", spoil)
+    monkeypatch.setattr(TrainingRun, "advance", spoil)
     record = train(RUN)
     assert (record.status, record.stopped_step, record.val_loss) == ("diverged", RUN.steps, None)
     assert record.train_loss is not None and record.curve.shape == (RUN.steps,)
