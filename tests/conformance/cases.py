@@ -122,6 +122,10 @@ CASES: dict[str, Case] = {
     "bias": Case(Bias, "bias", "bias-rms", "bias"),
     "gain": Case(lambda w: nn.RMSNorm(w), "gain", "gain-rms"),
     "conv": Case(lambda w: nn.Conv2d(w, 2 * w, 3, bias=False), "convolution", "conv-spectral"),
+    "conv-oblong": Case(
+        lambda w: nn.Conv2d(w, w, (1, 3), bias=False), "convolution", "conv-spectral"
+    ),
+    "conv-1d": Case(lambda w: nn.Conv1d(w, w, 3, bias=False), "convolution", "conv-spectral"),
 }
 
 

@@ -115,7 +115,9 @@ def check_init(scion: Implementation, case: Case, width: int = 16) -> None:
         scion.init(module, [case.spec(RADIUS)], seed)
         weights.append(module.get_parameter(case.parameter).detach().clone())
     x = weights[0]
-    assert torch.equal(x, weights[1]), "one seed gave two different initialisations"
+    assert torch.equal(x, weights[1]), (
+        "one seed gave two initialisations: is a part left as it was?"
+    )
     if case.role == "bias":
         assert not x.any(), "biases start at zero"
         return
