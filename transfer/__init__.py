@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from transfer.auditing import Audit, audit
     from transfer.config import (
         AdamWConfig,
         MuonConfig,
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from transfer.train import RunRecord
 
 _HOME = {
+    "Audit": "auditing",
+    "audit": "auditing",
     "AdamWConfig": "config",
     "MuonConfig": "config",
     "MupAdamWConfig": "config",
@@ -66,6 +69,7 @@ _HOME = {
 __all__ = [
     "AdamWConfig",
     "Almond",
+    "Audit",
     "DEFAULT_RULES",
     "EighPolar",
     "Layout",
@@ -85,6 +89,7 @@ __all__ = [
     "ScionLight",
     "SgdConfig",
     "SvdPolar",
+    "audit",
     "build_optimizer",
     "infer_roles",
     "init_parameters",

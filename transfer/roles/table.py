@@ -156,13 +156,17 @@ def text_table(records: list[dict[str, object]]) -> str:
     ]
     cells = [[_cell(record[key]) for key in columns] for record in records]
     widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
-    right = [isinstance(records[0][key], (int, float)) for key in columns]
+    right = [all(_numeric(record[key]) for record in records) for key in columns]
 
     def line(row: list[str]) -> str:
         padded = zip(row, widths, right, strict=True)
         return "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in padded).rstrip()
 
     return "\n".join([line(columns), *map(line, cells)])
+
+
+def _numeric(value: object) -> bool:
+    return value in ("", None) or isinstance(value, (int, float))
 
 
 def _cell(value: object) -> str:
