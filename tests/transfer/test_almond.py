@@ -15,7 +15,7 @@ STEPS = 100
 SHAPES: dict[int, tuple[int, ...]] = {1: (9,), 2: (7, 5), 3: (7, 5, 4)}
 
 
-@pytest.mark.parametrize("alpha", [0.1, 0.5, 1.0])
+@pytest.mark.parametrize("alpha", [0.1, 1.0])
 def test_equals_the_restatement(alpha: float) -> None:
     """One group per norm, two parameters in each, so that batches form."""
     params, layers, groups = [], [], []

@@ -52,9 +52,8 @@ def averages(optimizer: Any, params: list[nn.Parameter]) -> list[Tensor]:
 # --- the same steps ---
 
 
-@pytest.mark.parametrize("maximize", [False, True])
-@pytest.mark.parametrize("constrained", [False, True])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize(("constrained", "maximize"), [(False, False), (True, True)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_equals_scion_to_the_bit(dtype: torch.dtype, constrained: bool, maximize: bool) -> None:
     mine, light, other, scion = pair(dtype, constrained=constrained, maximize=maximize)
     run(mine, light, 0, STEPS)

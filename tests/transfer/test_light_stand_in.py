@@ -204,8 +204,10 @@ def held(dtype: torch.dtype) -> int:
     return sum(found.values())
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("kind", [ScionLight, Scion], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [(ScionLight, torch.bfloat16), (ScionLight, torch.float32), (Scion, torch.float32)],
+)
 def test_weights_and_one_average_are_all_the_memory(kind: Any, dtype: torch.dtype) -> None:
     base = held(dtype)
     model = nn.Sequential(*(nn.Linear(256, 256, bias=False) for _ in range(16))).to(dtype)

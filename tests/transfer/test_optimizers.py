@@ -49,7 +49,7 @@ GROUPS: dict[str, list[dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("constrained", [False, True])
-@pytest.mark.parametrize("alpha", [0.1, 0.5, 1.0])
+@pytest.mark.parametrize("alpha", [0.1, 1.0])
 @pytest.mark.parametrize("case", GROUPS)
 def test_equals_the_restatement(case: str, alpha: float, constrained: bool) -> None:
     params: list[nn.Parameter] = []

@@ -197,7 +197,7 @@ def test_muon_without_nesterov(kind: Any, shape: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("shape", [(24, 36), (36, 24)])
 def test_torch_muon(shape: tuple[int, int]) -> None:
-    """torch iterates in bfloat16, eight bits: steps agree to about 1 % and no more.
+    """torch iterates in bfloat16, eight bits: steps agree to less than 1 %, not better.
 
     Its default scaling max(1, sqrt(d_out / d_in)) is the ball of `spectral-max`.
     """
@@ -213,7 +213,7 @@ def test_torch_muon(shape: tuple[int, int]) -> None:
         average(scion, mine), muon.state[other]["momentum_buffer"], rtol=1e-12, atol=1e-13
     )
     apart, moved = (mine - other).norm().item(), (mine - start).norm().item()
-    assert apart < 0.02 * moved, (apart, moved)
+    assert apart < 0.01 * moved, (apart, moved)
     assert moved > 0.05 * STEPS * 0.1 / OVERSHOOT_5["muon"], "they must have gone somewhere"
 
 
