@@ -27,12 +27,7 @@ class FoldedGradient(Tensor):
     @classmethod
     def like(cls, p: Tensor) -> "FoldedGradient":
         """Return the stand-in for a parameter's gradient."""
-        empty = torch.sparse_coo_tensor(
-            torch.empty((p.ndim, 0), dtype=torch.long, device=p.device),
-            torch.empty(0, dtype=p.dtype, device=p.device),
-            p.shape,
-            check_invariants=False,
-        )
+        empty = torch.zeros(p.shape, dtype=p.dtype, device=p.device, layout=torch.sparse_coo)
         made: FoldedGradient = torch.Tensor._make_subclass(cls, empty)
         return made
 
