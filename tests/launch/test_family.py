@@ -36,7 +36,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_the_documentation_shows_what_roles_prints(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert len(code("python")[0].splitlines()) <= 34
+    assert len(code("python")[0].splitlines()) <= 30
     assert main(["roles", "--family", "mynet:build", "--train.depth", "1"]) == 0
     assert capsys.readouterr().out.strip() in code("console")[0]
 

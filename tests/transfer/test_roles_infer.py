@@ -1,16 +1,29 @@
 """Roles follow from the module types and from what grows between two widths."""
 
+import copy
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import nn
 
-from transfer.config import MlpConfig, RoleConfig, RoleOverride, run_config_from_dict
+from transfer.config import (
+    MlpConfig,
+    RoleConfig,
+    RoleOverride,
+    ScionConfig,
+    run_config_from_dict,
+)
 from transfer.families import build_model
 from transfer.norms import make_norm
 from transfer.optimizers import Scion
-from transfer.roles import DEFAULT_RULES, infer_roles, parameter_groups
+from transfer.roles import (
+    DEFAULT_RULES,
+    infer_roles,
+    init_parameters,
+    parameter_groups,
+    stated_table,
+)
 
 
 class Everything(nn.Module):
@@ -143,14 +156,31 @@ def test_tied_is_the_head(head_first: bool) -> None:
     assert (row.role, row.dims("scaled-sign")) == ("tied", (50, 8))
 
 
-def test_copies_and_compiled_models_keep_their_roles() -> None:
+# torch's compiler warns of torch's own torch.jit when it is first imported.
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        copy.deepcopy,
+        torch.compile,
+        nn.DataParallel,
+        lambda model: torch.compile(nn.DataParallel(model)),
+    ],
+    ids=["deepcopy", "compile", "DataParallel", "both"],
+)
+def test_copies_and_wrapped_models_keep_their_roles(
+    wrap: Callable[[nn.Module], nn.Module],
+) -> None:
     """Keyed by name: nothing hangs on the tensors themselves."""
-    import copy
-
-    model = Everything(16)
-    found = infer_roles(model, Everything(32))
-    groups = parameter_groups(copy.deepcopy(model), found)
-    assert sum(len(group["params"]) for group in groups) == len(found.rows)
+    model = Tied(8, True)
+    found = infer_roles(model, Tied(16, True))
+    wrapped = wrap(model)
+    groups = parameter_groups(wrapped, found)
+    assert {name for group in groups for name, _ in group["params"]} == set(found.roles)
+    given = {id(p) for group in groups for _, p in group["params"]}
+    assert given == {id(p) for p in wrapped.parameters()}
+    bare = {row.name: row for row in found}
+    assert "_orig_mod" not in "".join(bare)
 
 
 def test_groups_initialise_and_step_on_their_spheres() -> None:
@@ -178,6 +208,40 @@ def test_groups_initialise_and_step_on_their_spheres() -> None:
                 torch.testing.assert_close(
                     sizes, full, rtol=1e-4, atol=1e-5, msg=lambda m, r=row: f"{r.name}: {m}"
                 )
+
+
+# --- initialisations that are no norm's ---
+
+
+@pytest.mark.parametrize(
+    ("conv", "factor"),
+    [
+        (nn.Conv2d(4, 8, 3, bias=False), 2**0.5 / 9),
+        (nn.Conv2d(8, 4, (1, 5), bias=False), 0.5**0.5 / 5),
+        (nn.Conv1d(8, 8, 2, groups=2, bias=False), 1 / 2),
+        (nn.ConvTranspose2d(6, 9, 2, bias=False), 1.5**0.5 / 4),
+    ],
+)
+def test_slicewise_is_semi_orthogonal_at_every_position(conv: nn.Module, factor: float) -> None:
+    """As the authors initialise: up to sqrt(prod k) outside the ball."""
+    rule = RoleConfig(norm="conv-spectral", radius=3.0, init="slicewise")
+    roles = {"0.weight": "convolution"}
+    model = nn.Sequential(conv).double()
+    config = ScionConfig(roles={"convolution": rule})
+    init_parameters(model, roles, config, torch.Generator().manual_seed(0))
+    row = stated_table(model, roles)["0.weight"]
+    slices = row.layout.to_events(model[0].weight.detach(), 3).movedim(-1, 1)
+    values = torch.linalg.svdvals(slices)
+    torch.testing.assert_close(values, torch.full_like(values, 3 * factor))
+    outside = make_norm("conv-spectral").norm(slices.movedim(1, -1))
+    assert (outside > 3.0 * 1.05).all()
+
+
+def test_slicewise_is_for_convolutions() -> None:
+    model = nn.Sequential(nn.Linear(3, 2, bias=False))
+    config = ScionConfig(roles={"hidden": RoleConfig(norm="spectral", init="slicewise")})
+    with pytest.raises(ValueError, match=r"norm of 0\.weight must be conv-spectral for init slice"):
+        init_parameters(model, {"0.weight": "hidden"}, config)
 
 
 # --- overrides ---

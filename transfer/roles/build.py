@@ -32,12 +32,15 @@ def rows_to_train(
 ) -> list[tuple[ParameterRow, nn.Parameter]]:
     """Return the rows of the trainable parameters, in the model's own order.
 
+    Compiled, sharded and checkpointed models may be given: what wraps a module adds to the names
+    of its parameters, and is left out to find them in the table.
+
     Raises:
         ValueError: a trainable parameter that the table lacks, a row without a parameter, or one
             whose shape is another.
     """
-    parameters = dict(model.named_parameters())
     rows = {row.name: row for row in table}
+    parameters = {_name_in(rows, name): p for name, p in model.named_parameters()}
     problems = [
         f"parameter {name!r} has no role"
         for name, p in parameters.items()
@@ -52,6 +55,16 @@ def rows_to_train(
     if problems:
         raise ValueError("; ".join(sorted(problems)))
     return [(rows[name], p) for name, p in parameters.items() if p.requires_grad]
+
+
+# torch.compile, (Distributed)DataParallel, FSDP and activation checkpointing.
+_WRAPPERS = {"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+
+
+def _name_in(rows: Mapping[str, ParameterRow], name: str) -> str:
+    """Return a parameter's name in the table, or as it is if the table has it under none."""
+    bare = ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+    return bare if name not in rows and bare in rows else name
 
 
 def parameter_groups(
