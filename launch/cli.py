@@ -101,7 +101,7 @@ def _experiment(options: Arguments) -> Any:
     from sweeps.experiment import load_experiment, with_family
 
     experiment = load_experiment(options.source or DEFAULT_PRESET)
-    if getattr(options, "family", None):
+    if getattr(options, "family", None) is not None:
         experiment = with_family(experiment, options.family)
     if not options.fields_given:
         return experiment

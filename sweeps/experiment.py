@@ -7,7 +7,16 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from importlib import resources
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from pydantic import Discriminator, Tag, TypeAdapter, ValidationError
 
@@ -285,8 +294,9 @@ def _names_at(kind: Any, loc: list[Any]) -> list[str]:
     for part in loc:
         if get_origin(kind) is Annotated:
             kind = get_args(kind)[0]
-        if isinstance(kind, UnionType):
-            tags = [("name", k) for k in get_args(kind)] + [("family", k) for k in get_args(kind)]
+        if get_origin(kind) in (Union, UnionType):
+            kinds = [get_args(k)[0] if get_origin(k) is Annotated else k for k in get_args(kind)]
+            tags = [(tag, k) for tag in ("name", "family") for k in kinds]
             kind = next(k for tag, k in tags if get_type_hints(k).get(tag) == Literal[part])
         elif get_origin(kind) is dict:
             kind = get_args(kind)[1]

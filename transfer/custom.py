@@ -87,12 +87,12 @@ def custom_table(config: CustomConfig, model: nn.Module, width: int, depth: int)
 
 
 def custom_roles(config: CustomConfig, width: int, depth: int) -> tuple[str, ...]:
-    """Return the roles that parameters of the family's models have."""
+    """Return the roles that trainable parameters of the family's models have."""
     key = json.dumps([asdict(config), width, depth], sort_keys=True)
     if key not in _known_roles:
         model = _shapes_only(config, width, depth)
         table = custom_table(config, model, width, depth)
-        _known_roles[key] = tuple(dict.fromkeys(row.role for row in table))
+        _known_roles[key] = tuple(dict.fromkeys(row.role for row in table if row.trainable))
     return _known_roles[key]
 
 

@@ -130,7 +130,8 @@ class TrainingRun:
         own = getattr(self.model, "loss", None)
         if own is not None:
             loss: Tensor = own(x, y)
-            require(loss.ndim == 0, "loss(x, y)", "a scalar", tuple(loss.shape))
+            good = isinstance(loss, Tensor) and loss.ndim == 0
+            require(good, "loss(x, y)", "a tensor without dimensions", loss)
             return loss, None
         logits: Tensor = self.model(x)
         return F.cross_entropy(logits, y, label_smoothing=self.config.label_smoothing), logits

@@ -2,10 +2,12 @@
 
 import re
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tomli_w
 
 import transfer.custom
 from launch.cli import main
@@ -108,6 +110,52 @@ def test_smoothing_is_the_familys_own(folder: Path, capsys: pytest.CaptureFixtur
     (folder / "mine.toml").write_text(smoothed, "utf-8")
     assert main(["run", "mine.toml"]) == 2
     assert "train.label_smoothing must be 0 for a family of your own" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("bulid = 1", "model.bulid: field must be one of build, "),
+        ("option = {}", "model.option: field must be one of .*did you mean 'options'"),
+        (
+            'overrides = { "*.up.weight" = { rol = "hidden" } }',
+            "field must be one of .*did you mean 'role'",
+        ),
+        (
+            'overrides = { "*.up.weight" = { role = "hiden" } }',
+            "must be one of .*'hiden'.*did you mean 'hidden'",
+        ),
+        ('overrides = { "*.upp.*" = { role = "hidden" } }', r"'\*.upp.\*' matches no parameter"),
+    ],
+)
+def test_mistakes_in_the_models_table(
+    folder: Path, capsys: pytest.CaptureFixture[str], line: str, message: str
+) -> None:
+    assert main(["show", "--family", "mynet:build"]) == 0
+    text = capsys.readouterr().out.replace("[model.options]\n\n[model.overrides]\n", "")
+    written = text.replace('build = "mynet:build"\n', f'build = "mynet:build"\n{line}\n')
+    (folder / "mine.toml").write_text(written, "utf-8")
+    assert main(["roles", "mine.toml"]) == 2
+    error = capsys.readouterr().err
+    assert re.search(message, error) and len(error.splitlines()) == 1, error
+
+
+def test_a_frozen_role_needs_no_rule(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (folder / "mynet.py").read_text("utf-8")
+    frozen = text + "\n\ndef frozen(width, depth):\n    net = build(width, depth)\n"
+    frozen += "    net.head.requires_grad_(False)\n    return net\n"
+    (folder / "icenet.py").write_text(frozen, "utf-8")
+    assert main(["roles", "--family", "icenet:frozen"]) == 0
+    assert "frozen" in capsys.readouterr().out
+    assert main(["show", "--family", "icenet:frozen"]) == 0
+    shown = tomllib.loads(capsys.readouterr().out)
+    for table in ("search", "star"):
+        del shown["arms"]["scion"][table]["output"]
+    del shown["arms"]["scion"]["optimizer"]["roles"]["output"]
+    (folder / "ice.toml").write_text(tomli_w.dumps(shown), "utf-8")
+    assert main(["roles", "ice.toml"]) == 0
+    assert main(["run", "ice.toml", *SMALL]) == 0
+    sys.modules.pop("icenet", None)
 
 
 def test_a_family_without_the_roles_of_an_arm(

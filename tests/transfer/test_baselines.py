@@ -21,9 +21,16 @@ from transfer.config import (
     SgdConfig,
     run_config_from_dict,
 )
+from transfer.layouts import Layout
 from transfer.models.mlp import Mlp
 from transfer.optimizers import Combined
-from transfer.roles import build_optimizer, init_parameters
+from transfer.roles import (
+    ParameterTable,
+    build_optimizer,
+    infer_roles,
+    init_parameters,
+    stated_table,
+)
 from transfer.train import train
 
 MUON = MuonConfig(stepsize=0.02, momentum=0.9, adamw_factor=0.5, weight_decay=0.01)
@@ -126,6 +133,54 @@ def test_mup_groups_and_weights_at_another_width() -> None:
     assert not any(layer.bias.any() for layer in model.layers)
 
 
+class Cnn(nn.Module):
+    """The first convolution's d_in does not grow, nor does a depthwise one's."""
+
+    def __init__(self, w: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, w, 3)
+        self.depthwise = nn.Conv2d(w, w, 3, groups=w)
+        self.hidden = nn.Conv2d(w, w, 3)
+        self.head = nn.Linear(w, 10)
+
+
+def test_mup_follows_the_d_in_that_grows() -> None:
+    model = Cnn(64)
+    table = infer_roles(model, Cnn(128))
+    groups = build_optimizer(model, table, MUP, 64).param_groups
+    slow = {n for g in groups if g["lr"] == pytest.approx(0.005) for n in g["param_names"]}
+    assert slow == {"hidden.weight", "head.weight"}
+    with pytest.raises(ValueError, match="parameter first.weight: muP-AdamW must know whether"):
+        build_optimizer(model, table.roles, MUP, 64)
+
+
+class Tied(nn.Module):
+    """Embedding and head share a tensor."""
+
+    def __init__(self, w: int) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(50, w)
+        self.head = nn.Linear(w, 50, bias=False)
+        self.head.weight = self.tokens.weight
+
+
+@pytest.mark.parametrize("call", [build_optimizer, init_parameters])
+def test_mup_refuses_tied_embeddings(call: Any) -> None:
+    model = Tied(8)
+    table = infer_roles(model, Tied(16))
+    with pytest.raises(ValueError, match="parameter tokens.weight: muP-AdamW has no rate for a ti"):
+        call(model, table, MUP, width=8)
+
+
+def test_muon_refuses_transposed_matrices() -> None:
+    """torch's Muon would scale them by the inverse of their aspect ratio."""
+    model = nn.Sequential(nn.Linear(6, 4, bias=False))
+    (row,) = stated_table(model, {"0.weight": "hidden"})
+    flipped = ParameterTable((replace(row, layout=Layout(name="transposed")),))
+    with pytest.raises(ValueError, match="parameter 0.weight: torch's Muon takes"):
+        build_optimizer(model, flipped, MUON)
+
+
 @pytest.mark.parametrize("call", [build_optimizer, init_parameters])
 def test_mup_needs_the_width(call: Any) -> None:
     model = mlp()
@@ -182,6 +237,9 @@ def test_combined_needs_parts_that_fit() -> None:
     with pytest.raises(ValueError, match="parts must be at least one optimizer, got none"):
         Combined([])
     model = mlp()
+    late = {"params": [("late", nn.Parameter(torch.zeros(2, 2)))]}
+    with pytest.raises(ValueError, match="must be added to one of `parts`"):
+        built(MUON, model).add_param_group(late)
     state = built(MUON, model).state_dict()
     with pytest.raises(ValueError, match="state of 1 optimizers wanted, got 2"):
         Combined([torch.optim.SGD(model.parameters())]).load_state_dict(state)

@@ -157,7 +157,10 @@ def test_roles_given_win_over_the_models_own() -> None:
         (None, "Sequential has no method parameter_roles.*pass roles="),
         ({"0.weight": "input", "3.weight": "output"}, "parameter '2.weight' has no role"),
         (FOREIGN_ROLES | {"9.weight": "hidden"}, "role given to '9.weight', which is no parameter"),
-        (FOREIGN_ROLES | {"2.weight": "hiden"}, "role 'hiden' has no rule"),
+        (
+            FOREIGN_ROLES | {"2.weight": "hiden"},
+            "role 'hiden' of parameter '2.weight' has no rule; did you mean 'hidden'",
+        ),
         (FOREIGN_ROLES | {"2.weight": "input"}, "rule for role 'hidden', which no parameter has"),
     ],
     ids=["no roles", "role missing", "role extra", "typing error", "rule unused"],
@@ -170,7 +173,7 @@ def test_roles_that_do_not_fit(roles: dict[str, str] | None, message: str) -> No
 
 
 def test_biases_need_a_role_too() -> None:
-    with pytest.raises(ValueError, match=r"role 'bias' has no rule"):
+    with pytest.raises(ValueError, match=r"role 'bias' of parameter 'layers.0.bias' has no rule"):
         RECIPE.build_optimizer(Mlp(8, 8, 8, 3, bias=True))
 
 

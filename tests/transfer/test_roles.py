@@ -123,7 +123,11 @@ def without(mapping: dict[str, Any], *keys: str) -> dict[str, Any]:
             RULES,
             ["role given to 'layers.9.weight', which is no parameter"],
         ),
-        (mlp().parameter_roles(), without(RULES, "hidden"), ["role 'hidden' has no rule"]),
+        (
+            mlp().parameter_roles(),
+            without(RULES, "hidden"),
+            ["role 'hidden' of parameter 'layers.1.weight' has no rule"],
+        ),
         (
             mlp().parameter_roles(),
             RULES | {"embedding": RULES["input"]},
@@ -132,7 +136,7 @@ def without(mapping: dict[str, Any], *keys: str) -> dict[str, Any]:
         (
             mlp().parameter_roles() | {"layers.0.bias": "bais"},
             RULES,
-            ["role 'bais' has no rule"],
+            ["role 'bais' of parameter 'layers.0.bias' has no rule; did you mean 'bias'?"],
         ),
     ],
     ids=["no role", "no parameter", "no rule", "unused rule", "typing error"],

@@ -244,6 +244,70 @@ def test_slicewise_is_for_convolutions() -> None:
         init_parameters(model, {"0.weight": "hidden"}, config)
 
 
+# --- what a name or a number of heads must not decide ---
+
+
+class Named(nn.Module):
+    """Parameters of a module of an unknown type, by name and shape; a dimension of -1 is w."""
+
+    def __init__(self, w: int, shapes: dict[str, tuple[int, ...]]) -> None:
+        super().__init__()
+        for name, shape in shapes.items():
+            size = [w if n == -1 else n for n in shape]
+            self.register_parameter(name, nn.Parameter(torch.zeros(size)))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "role"),
+    [
+        ("class_token", (1, 1, -1), "embedding"),
+        ("pos_embed", (1, 9, -1), "embedding"),
+        ("embed", (-1,), "embedding"),
+        ("class_bias", (-1,), "bias"),
+        ("embed_scale", (-1,), "gain"),
+        ("logit_scale", (), "gain"),
+    ],
+)
+def test_names_by_whole_words(name: str, shape: tuple[int, ...], role: str) -> None:
+    shapes = {name: shape, "bias": (-1,)}
+    assert infer_roles(Named(8, shapes), Named(16, shapes)).roles[name] == role
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("token_mixer", (-1, -1)), ("position_proj", (-1, -1)), ("compose", (-1,)), ("mix", (-1, 3))],
+)
+def test_names_that_say_nothing(name: str, shape: tuple[int, ...]) -> None:
+    shapes = {name: shape, "bias": (-1,)}
+    with pytest.raises(ValueError, match=f"no role can be inferred for {name} "):
+        infer_roles(Named(8, shapes), Named(16, shapes))
+
+
+def heads(w: int) -> nn.Module:
+    """Return a model with several heads, two of one shape."""
+    model = nn.Module()
+    model.body = nn.Linear(7, w)
+    model.heads = nn.ModuleList([nn.Linear(w, 10), nn.Linear(w, 10), nn.Linear(w, 5)])
+    model.fc1, model.fc2 = nn.Linear(w, 4), nn.Linear(w, 4)
+    return model
+
+
+def test_several_heads_are_outputs() -> None:
+    roles = infer_roles(heads(8), heads(16)).roles
+    names = ["heads.0", "heads.1", "heads.2", "fc1", "fc2"]
+    assert {roles[f"{name}.weight"] for name in names} == {"output"}
+
+
+def test_frozen_parameters_need_no_rule() -> None:
+    model = Tied(8, True)
+    model.hidden.weight.requires_grad_(False)
+    found = infer_roles(model, Tied(16, True))
+    assert found["hidden.weight"].role == "hidden" and "frozen" in str(found)
+    rules = {role: DEFAULT_RULES[role] for role in ("tied", "bias")}
+    assert "hidden" in str(found.with_rules(rules))
+    assert {g["role"] for g in parameter_groups(model, found, rules)} == {"tied", "bias"}
+
+
 # --- overrides ---
 
 
@@ -350,5 +414,5 @@ def test_rules_of_a_table() -> None:
     found = infer_roles(Tied(8, True), Tied(16, True))
     rules = {**DEFAULT_RULES, "hidden": RoleConfig(norm="plain-spectral", radius=5.0)}
     assert found.with_rules(rules).to_records()[1]["radius"] == 5.0
-    with pytest.raises(ValueError, match="role 'bias' has no rule"):
+    with pytest.raises(ValueError, match="role 'bias' of parameter 'hidden.bias' has no rule"):
         found.with_rules({"tied": rules["tied"], "hidden": rules["hidden"]})

@@ -165,6 +165,13 @@ class LmoOptimizer(torch.optim.Optimizer):
         for p in params:
             if "average" not in self.state[p]:
                 self.state[p]["average"] = torch.zeros_like(p)
+            average = self.state[p]["average"]
+            if average.dtype != p.dtype or average.device != p.device:
+                raise RuntimeError(
+                    f"a parameter of shape {tuple(p.shape)} is {p.dtype} on {p.device}, but its "
+                    f"average {average.dtype} on {average.device}: convert the model before its "
+                    "first step, or load the optimizer's state_dict after it"
+                )
         return [self.state[p]["average"] for p in params]
 
 

@@ -29,8 +29,19 @@ class Combined(torch.optim.Optimizer):
     def _share(self) -> None:
         """Take the parts' groups for our own: a stepsize written here is theirs."""
         self.param_groups = [group for part in self.parts for group in part.param_groups]
+        self._complete = True
         for part in self.parts:
             self.state.update(part.state)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Refuse a group that is added later: which part should step it?
+
+        Raises:
+            ValueError: always, once the parts are in place.
+        """
+        if getattr(self, "_complete", False):
+            raise ValueError("a group must be added to one of `parts`, of which the caller knows")
+        super().add_param_group(param_group)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Step every part and return the closure's loss, if a closure is given."""

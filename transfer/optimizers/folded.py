@@ -7,8 +7,9 @@ from torch import Tensor
 
 _REASON = (
     "ScionLight folds every gradient into its average as autograd makes it and frees it, so there "
-    "is no gradient left for {what}. Clipping by norm and GradScaler would come too late: use "
-    "Scion for them. The oracle does not see the size of the average, and bfloat16 needs no scaler."
+    "is no gradient left for {what}. Whatever computes with p.grad between backward pass and step "
+    "comes too late (clipping by norm, GradScaler, another optimizer, another dtype): use Scion "
+    "for that. The oracle does not see the size of the average, and bfloat16 needs no scaler."
 )
 
 

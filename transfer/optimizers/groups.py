@@ -82,9 +82,14 @@ def check_new(group: dict[str, Any], groups: list[dict[str, Any]]) -> None:
 
 def check_settings(group: dict[str, Any]) -> None:
     """Raise ValueError unless what schedules may change is in its range."""
+    for key in ("constrained", "joint", "maximize"):
+        require(type(group[key]) is bool, key, "True or False", group[key])
+    require(isinstance(group["polar"], str), "polar", "a name", group["polar"])
     check_stepsize(group)
     check_alpha(group)
     radius = group["radius"]
+    number = isinstance(radius, (int, float, Tensor)) and type(radius) is not bool
+    require(number, "radius", "a number", radius)
     require(not isinstance(radius, Tensor), "radius", "a number, not a tensor", radius)
     require_positive("radius", radius)
 
@@ -92,6 +97,8 @@ def check_settings(group: dict[str, Any]) -> None:
 def check_alpha(group: dict[str, Any]) -> None:
     """Raise ValueError unless alpha is in its range."""
     alpha = group["alpha"]
+    number = isinstance(alpha, (int, float, Tensor)) and type(alpha) is not bool
+    require(number, "alpha", "a number", alpha)
     require(not isinstance(alpha, Tensor), "alpha", "a number, not a tensor", alpha)
     require(0 < alpha <= 1, "alpha", "in (0, 1]", alpha)
 
@@ -103,6 +110,8 @@ def check_stepsize(group: dict[str, Any]) -> None:
     one: there the range is the caller's to keep.
     """
     lr = group["lr"]
+    number = isinstance(lr, (int, float, Tensor)) and type(lr) is not bool
+    require(number, "lr", "a number or a tensor of one", lr)
     if isinstance(lr, Tensor):
         require(lr.numel() == 1, "lr", "one number", lr)
         if torch.compiler.is_compiling() or lr.device.type != "cpu":

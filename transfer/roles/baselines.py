@@ -12,6 +12,7 @@ from transfer.config import (
     OptimizerConfig,
     ScionConfig,
     SgdConfig,
+    require,
 )
 from transfer.optimizers.combined import Combined
 
@@ -57,18 +58,46 @@ def _adam(config: AdamWConfig | MuonConfig | MupAdamWConfig, stepsize: float) ->
     }
 
 
-def _mup_groups(rows: Rows, config: MupAdamWConfig, width: int | None) -> list[dict[str, Any]]:
-    """Hidden and output weights, whose d_in grows with the width, get stepsize / m."""
+def required_width(config: MupAdamWConfig, width: int | None) -> int:
+    """Return the width, which muP cannot do without."""
     if width is None:
         raise ValueError(f"optimizer {config.name!r} needs width=, the width of the model")
-    unscaled = {"input", "embedding", "bias", "gain"}
-    fixed = [(row.name, p) for row, p in rows if row.role in unscaled]
-    growing = [(row.name, p) for row, p in rows if row.role not in unscaled]
-    narrowed = config.stepsize * config.base_width / width
-    groups = [
-        {"name": "fixed d_in", "params": fixed, "lr": config.stepsize},
-        {"name": "growing d_in", "params": growing, "lr": narrowed},
+    require(width >= 1, "width", "at least 1", width)
+    return width
+
+
+def d_in_grows(row: "ParameterRow") -> bool:
+    """Return whether a parameter's d_in grows with the width: muP's question.
+
+    Raises:
+        ValueError: it is not known, or the parameter is tied, which muP can train only with a
+            multiplier at the output.
+    """
+    if row.role == "tied":
+        raise ValueError(
+            f"parameter {row.name}: muP-AdamW has no rate for a tied embedding and head without a "
+            "multiplier at the output: untie them"
+        )
+    if row.role in ("input", "embedding", "bias", "gain"):
+        return False
+    if row.in_grows is None and row.role == "convolution":
+        raise ValueError(
+            f"parameter {row.name}: muP-AdamW must know whether d_in grows with the width: take "
+            "the table of infer_roles instead of stated roles"
+        )
+    return row.in_grows is not False
+
+
+def _mup_groups(rows: Rows, config: MupAdamWConfig, width: int | None) -> list[dict[str, Any]]:
+    """Weights whose d_in grows with the width get stepsize / m."""
+    narrowed = config.stepsize * config.base_width / required_width(config, width)
+    growing = {row.name for row, _ in rows if d_in_grows(row)}
+    groups: list[dict[str, Any]] = [
+        {"name": "fixed d_in", "params": [], "lr": config.stepsize},
+        {"name": "growing d_in", "params": [], "lr": narrowed},
     ]
+    for row, p in rows:
+        groups[row.name in growing]["params"].append((row.name, p))
     return [group for group in groups if group["params"]]
 
 
@@ -76,6 +105,12 @@ def _muon(rows: Rows, config: MuonConfig) -> torch.optim.Optimizer:
     """Muon where torch's takes the parameter: hidden matrices of two dimensions."""
     matrices = [(r.name, p) for r, p in rows if r.role == "hidden" and p.ndim == 2]
     taken = {name for name, _ in matrices}
+    for row, _ in rows:
+        if row.name in taken and row.layout.name != "matrix":
+            raise ValueError(
+                f"parameter {row.name}: torch's Muon takes (d_out, d_in), and would scale this "
+                f"one, of layout {row.layout.name!r}, by the inverse of its aspect ratio"
+            )
     others = [(row.name, p) for row, p in rows if row.name not in taken]
     parts: list[torch.optim.Optimizer] = []
     if matrices:

@@ -15,9 +15,9 @@ from transfer.config import (
 )
 from transfer.norms import make_norm
 from transfer.optimizers import Almond, Scion
-from transfer.roles.baselines import build_baseline
+from transfer.roles.baselines import build_baseline, d_in_grows, required_width
 from transfer.roles.init import fan_in_, slicewise_
-from transfer.roles.table import ParameterRow, ParameterTable, stated_table
+from transfer.roles.table import ParameterRow, ParameterTable, require_rules, stated_table
 
 Roles = Mapping[str, str] | ParameterTable
 
@@ -86,7 +86,7 @@ def parameter_groups(
     if rules is None:
         rules = table.with_rules(table.rules).rules
     else:
-        require_same_roles(rules, {row.role for row, _ in trained})
+        _require_same(rules, trained)
     groups: dict[Any, dict[str, Any]] = {}
     order = {role: index for index, role in enumerate(rules)}
     for row, p in sorted(trained, key=lambda pair: order[pair[0].role]):
@@ -148,22 +148,25 @@ def init_parameters(
     table = as_table(model, roles)
     trained = rows_to_train(model, table)
     if isinstance(config, ScionConfig):
-        require_same_roles(config.roles, {row.role for row, _ in trained})
+        _require_same(config.roles, trained)
         for row, p in trained:
             _init_row(row, p, row.rule(config.roles), generator)
         return
     output_scale = 1.0
     if isinstance(config, MupAdamWConfig):
         output_scale = (config.base_width / required_width(config, width)) ** 0.5
+        for row, _ in trained:
+            d_in_grows(row)
     for row, p in trained:
         fan_in_(p, row, generator, output_scale if row.role == "output" else 1.0)
 
 
-def required_width(config: MupAdamWConfig, width: int | None) -> int:
-    """Return the width, which muP cannot do without."""
-    if width is None:
-        raise ValueError(f"optimizer {config.name!r} needs width=, the width of the model")
-    return width
+def _require_same(
+    rules: Mapping[str, RoleConfig], trained: list[tuple[ParameterRow, nn.Parameter]]
+) -> None:
+    """Raise ValueError for a role without a rule, or a rule without a parameter."""
+    require_rules(rules, [row for row, _ in trained])
+    require_same_roles(rules, {row.role for row, _ in trained})
 
 
 def _init_row(

@@ -19,10 +19,14 @@ _PERHAPS_FUSED = {"query_key_value", "kv", "kv_proj", "c_attn", "qkv", "wqkv", "
 
 _NORMALISATION = re.compile(r"(Layer|Batch|Group|Instance|RMS|T5Layer|Scale)?Norm(\d?d)?$", re.I)
 _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
-# Parameters that no module type explains are known by these parts of their names.
-_INPUT_NAME = re.compile(r"cls|class|token|pos|embed|prompt|latent|register", re.I)
-_GAIN_NAME = re.compile(r"weight|gain|scale|gamma|lambda|temperature", re.I)
-_BIAS_NAME = re.compile(r"bias|beta|shift", re.I)
+# Parameters that no module type explains are known by whole words of their names, or not at all.
+_BIAS_WORDS = {"bias", "beta", "shift"}
+_GAIN_WORDS = {"weight", "gain", "scale", "gamma", "lambda", "temperature"}
+_INPUT_WORDS = {
+    *("cls", "class", "token", "tokens", "prompt", "prompts", "latent", "latents"),
+    *("pos", "position", "positions", "positional", "embed", "embeds", "embedding", "embeddings"),
+    *("register", "registers"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +37,8 @@ class Fact:
     layout: Layout
     note: str = ""
     """What a reader of the table should look at."""
+    by_name: bool = False
+    """Whether nothing but the parameter's name says so."""
 
 
 def parameter_facts(model: nn.Module) -> dict[str, list[Fact]]:
@@ -113,7 +119,7 @@ def _convolution(module: nn.Module, called: str, own: str, p: nn.Parameter) -> I
 def _normalisation(module: nn.Module, called: str, own: str, p: nn.Parameter) -> Iterator[Fact]:
     if not any(_NORMALISATION.search(kind.__name__) for kind in type(module).__mro__):
         return
-    if _BIAS_NAME.search(own):
+    if _words(own) & _BIAS_WORDS:
         yield Fact(kind="bias", layout=Layout(name="whole"))
     elif p.ndim <= 1 or isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
         yield Fact(kind="gain", layout=Layout(name="whole"))
@@ -130,13 +136,18 @@ def _recurrent(module: nn.Module, called: str, own: str, p: nn.Parameter) -> Ite
         yield Fact(kind="bias", layout=Layout(name="vector", split_sizes=sizes))
 
 
+def _words(name: str) -> set[str]:
+    return set(re.split(r"[^a-z]+", name.lower()))
+
+
 def _by_name(own: str, p: nn.Parameter) -> Fact:
     """Parameters that modules of unknown types hold themselves."""
-    if _INPUT_NAME.search(own) and p.ndim >= 1:
-        return Fact(kind="embedding", layout=Layout(name="table"))
-    if p.ndim <= 1 and _BIAS_NAME.search(own):
-        return Fact(kind="bias", layout=Layout(name="whole"))
-    if p.ndim <= 1 and (p.ndim == 0 or _GAIN_NAME.search(own)):
-        return Fact(kind="gain", layout=Layout(name="whole"))
+    words = _words(own)
+    if p.ndim <= 1 and words & _BIAS_WORDS:
+        return Fact(kind="bias", layout=Layout(name="whole"), by_name=True)
+    if p.ndim <= 1 and (p.ndim == 0 or words & _GAIN_WORDS):
+        return Fact(kind="gain", layout=Layout(name="whole"), by_name=True)
+    if words & _INPUT_WORDS:
+        return Fact(kind="embedding", layout=Layout(name="table"), by_name=True)
     guess = {2: "matrix", 1: "vector"}.get(p.ndim, "whole")
     return Fact(kind="unknown", layout=Layout(name=guess))  # type: ignore[arg-type]

@@ -1,8 +1,7 @@
 """Roles inferred from a family itself: which dimensions of which module types grow with width."""
 
-import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
@@ -30,6 +29,8 @@ def infer_roles(
     if it is repeated over blocks, as the gate of a router), and hidden otherwise. Embeddings,
     position embeddings and class tokens are one-hot inputs; an embedding shared with a linear layer
     is tied; convolutions over separate patches of an input that does not grow are inputs.
+    Parameters that modules of unknown types hold themselves are known by whole words of their
+    names (bias, gain, scale, token, position, ...), or not at all.
 
     Args:
         model: The model the table is for.
@@ -52,12 +53,13 @@ def infer_roles(
         name: _growth(facts[name], other_facts[name], p.shape, its[name].shape)
         for name, p in mine.items()
     }
-    repeated = _repeated(name for name, growth in grows.items() if growth == (False, True))
+    heads = {name: p.shape for name, p in mine.items() if grows[name] == (False, True)}
+    repeated = _repeated(heads)
     rows, unknown = [], []
     for name, p in mine.items():
         role, note = _role(facts[name], grows[name], name in repeated)
         row = make_row(name, p, role or "hidden", facts[name])
-        rows.append(_noted(row, note))
+        rows.append(_noted(replace(row, in_grows=grows[name][1]), note))
         if role is None:
             unknown.append(name)
     table = ParameterTable(tuple(rows)).override(overrides or {})
@@ -72,6 +74,8 @@ def _role(facts: list[Fact], growth: tuple[bool, bool], repeated: bool) -> tuple
         return "tied", ""
     kind = facts[0].kind
     out_grows, in_grows = growth
+    if kind == "embedding" and facts[0].by_name and in_grows:
+        return None, ""  # a matrix between layers, whatever it is called
     if kind in ("embedding", "gain", "bias"):
         return kind, ""
     if kind == "patches" and not in_grows:
@@ -106,11 +110,19 @@ def _growth(
     return mine[0] != its[0], mine[1] != its[1]
 
 
-def _repeated(names: Iterable[str]) -> set[str]:
-    """Return the names of which another differs in the index of a block alone."""
-    pattern = {name: re.sub(r"\d+", "#", name) for name in names}
-    counts = Counter(pattern.values())
-    return {name for name, shared in pattern.items() if counts[shared] > 1}
+def _repeated(shapes: Mapping[str, Size]) -> set[str]:
+    """Return the names that occur, with the same shape, in several blocks of a list of blocks.
+
+    blocks.0.router.weight does; heads.0.weight, which a list holds itself, does not.
+    """
+
+    def key(name: str) -> tuple[str, Size]:
+        *path, owner, own = name.split(".") if "." in name else ["", name]
+        blocks = ["#" if part.isdigit() else part for part in path]
+        return ".".join([*blocks, owner, own]), shapes[name]
+
+    counts = Counter(key(name) for name in shapes)
+    return {name for name in shapes if counts[key(name)] > 1}
 
 
 def _noted(row: ParameterRow, note: str) -> ParameterRow:

@@ -1,6 +1,7 @@
 """The table of what every parameter is: shape, role, norm, radius, d_in and d_out."""
 
-from collections.abc import Iterator, Mapping
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
@@ -34,6 +35,9 @@ class ParameterRow:
     layout: Layout
     override: RoleOverride = field(default_factory=RoleOverride)
     note: str = ""
+    trainable: bool = True
+    in_grows: bool | None = None
+    """Whether d_in grows with the width; None where roles were stated, not inferred."""
 
     def rule(self, rules: Mapping[str, RoleConfig]) -> RoleConfig:
         """Return norm, radius and initialisation: those of the role, unless overridden by name."""
@@ -92,15 +96,14 @@ class ParameterTable:
         return {row.name: row.role for row in self.rows}
 
     def with_rules(self, rules: Mapping[str, RoleConfig]) -> "ParameterTable":
-        """Return the table with other rules for its roles; all of its roles need one.
+        """Return the table with other rules; every role of a trainable parameter needs one.
 
         Raises:
             ValueError: a role without a rule, or a norm that does not fit a parameter.
         """
-        missing = sorted({row.role for row in self.rows} - rules.keys())
-        if missing:
-            raise ValueError("; ".join(f"role {role!r} has no rule" for role in missing))
-        for row in self.rows:
+        trained = [row for row in self.rows if row.trainable]
+        require_rules(rules, trained)
+        for row in trained:
             row.dims(row.rule(rules).norm)
         return ParameterTable(self.rows, rules)
 
@@ -114,6 +117,8 @@ class ParameterTable:
         """
         rows = self.rows
         for pattern, said in overrides.items():
+            if not isinstance(said, RoleOverride):
+                raise ValueError(f"override {pattern!r} must be a RoleOverride, got {said!r}")
             if not any(fnmatchcase(row.name, pattern) for row in rows):
                 names = ", ".join(row.name for row in rows[:8])
                 more = f" and {len(rows) - 8} more" if len(rows) > 8 else ""
@@ -128,7 +133,8 @@ class ParameterTable:
         return [self._record(row) for row in self.rows]
 
     def _record(self, row: ParameterRow) -> dict[str, object]:
-        rule = row.rule(self.rules)
+        # A frozen parameter's role may have no rule here.
+        rule = row.rule(self.rules if row.role in self.rules else DEFAULT_RULES)
         d_out, d_in = row.dims(rule.norm)
         blocks = len(row.layout.split_sizes)
         return {
@@ -140,7 +146,7 @@ class ParameterTable:
             "d_in": d_in,
             "d_out": d_out,
             "layout": f"{row.layout.name} in {blocks} blocks" if blocks else row.layout.name,
-            "note": row.note,
+            "note": "; ".join(filter(None, (row.note, "" if row.trainable else "frozen"))),
         }
 
     def __str__(self) -> str:
@@ -239,5 +245,24 @@ def make_row(name: str, p: nn.Parameter, role: str, facts: list[Fact]) -> Parame
     linear = [fact for fact in facts if fact.kind == "linear"]
     fact = linear[0] if role == "tied" and linear else facts[0]
     return ParameterRow(
-        name=name, shape=tuple(p.shape), role=role, layout=fact.layout, note=fact.note
+        name=name,
+        shape=tuple(p.shape),
+        role=role,
+        layout=fact.layout,
+        note=fact.note,
+        trainable=p.requires_grad,
     )
+
+
+def require_rules(rules: Mapping[str, RoleConfig], rows: Iterable[ParameterRow]) -> None:
+    """Raise ValueError naming every role without a rule, with the first parameter that has it."""
+    first: dict[str, str] = {}
+    for row in rows:
+        first.setdefault(row.role, row.name)
+    problems = []
+    for role in sorted(first.keys() - rules.keys()):
+        near = difflib.get_close_matches(role, rules, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        problems.append(f"role {role!r} of parameter {first[role]!r} has no rule{hint}")
+    if problems:
+        raise ValueError("; ".join(problems))
