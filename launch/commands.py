@@ -125,7 +125,7 @@ class _Parser(argparse.ArgumentParser):
 
 def overview() -> str:
     """Return the text of `lmo-transfer --help`."""
-    rows = "\n".join(f"  {name:<11}{command.help}" for name, command in COMMANDS.items())
+    rows = "\n".join(f"  {name:<12}{command.help}" for name, command in COMMANDS.items())
     return (
         f"usage: {PROG} COMMAND [EXPERIMENT] [options]\n\n"
         "Find out whether hyperparameters tuned on a small model may be used on a large one.\n\n"

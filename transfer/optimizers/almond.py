@@ -34,7 +34,7 @@ class Almond(LmoOptimizer):
     def _ready(self, group: dict[str, Any]) -> list[Tensor]:
         return with_gradients(group)
 
-    def _ask(
+    def _prepare(
         self, group: dict[str, Any], params: list[Tensor]
     ) -> tuple[list[Tensor], list[Tensor], Length]:
         averages, alpha = self._averages(params), group["alpha"]

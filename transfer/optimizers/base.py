@@ -134,7 +134,7 @@ class LmoOptimizer(torch.optim.Optimizer):
         batches = Batches()
         for group, params in ready:
             if params:
-                targets, sources, length = self._ask(group, params)
+                targets, sources, length = self._prepare(group, params)
                 batches.file(group, self._norm(group), targets, sources, length)
         batches.move()
         for group, params in ready:
@@ -151,7 +151,7 @@ class LmoOptimizer(torch.optim.Optimizer):
         """Return the parameters of a group that have something to step with."""
 
     @abstractmethod
-    def _ask(
+    def _prepare(
         self, group: dict[str, Any], params: list[Tensor]
     ) -> tuple[list[Tensor], list[Tensor], Length]:
         """Update the averages; return targets, sources and length: target += lmo(source)."""

@@ -95,7 +95,7 @@ class ScionLight(LmoOptimizer):
     def _ready(self, group: dict[str, Any]) -> list[Tensor]:
         return [p for p in group["params"] if self.state.get(p, {}).get("folded")]
 
-    def _ask(
+    def _prepare(
         self, group: dict[str, Any], params: list[Tensor]
     ) -> tuple[list[Tensor], list[Tensor], Length]:
         for p in params:
