@@ -78,7 +78,9 @@ def test_a_changed_file_is_refused(folder: Path, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--family", "mynet"], "build must be package.module:function, got 'mynet'"),
+        (["--family", "mynet"], "(a module's name, no file's), got 'mynet'"),
+        (["--family", "mynet.py:build"], "build must be package.module:function (a module's name"),
+        (["--family", ""], "build must be package.module:function"),
         (["--family", "nothere:build"], "cannot import nothere: ModuleNotFoundError"),
         (["--family", "mynet:buld"], "family 'mynet:buld': mynet has no function buld"),
         (

@@ -89,8 +89,8 @@ class CustomConfig:
     def __post_init__(self) -> None:
         module, _, function = self.build.partition(":")
         dotted = all(part.isidentifier() for part in module.split("."))
-        good = dotted and function.isidentifier()
-        require(good, "build", "package.module:function", self.build)
+        good = dotted and function.isidentifier() and not module.endswith(".py")
+        require(good, "build", "package.module:function (a module's name, no file's)", self.build)
 
     def roles(self, depth: int) -> None:
         """Return None: the roles are known once the model is built, see `families.role_names`."""
