@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,9 @@ from sweeps.progress import Reporter
 from sweeps.study import Study
 from sweeps.table import RunTable, StoredRun, store
 from transfer.config import RunConfig
+
+if TYPE_CHECKING:
+    from transfer.train import Status
 
 TINY: dict[str, Any] = {
     "name": "tiny",
@@ -86,14 +89,14 @@ def toml_of(data: dict[str, Any]) -> str:
 
 
 def fabricate(
-    config: RunConfig, val_loss: float | None, status: str = "done", **changes: Any
+    config: RunConfig, val_loss: float | None, status: "Status" = "done", **changes: Any
 ) -> StoredRun:
     """Return a record of a run that nobody trained."""
     from transfer.train import RunRecord
 
     record = RunRecord(
         config=config,
-        status=status,  # type: ignore[arg-type]
+        status=status,
         stopped_step=config.steps,
         val_loss=val_loss,
         val_accuracy=0.5,

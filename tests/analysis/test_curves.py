@@ -1,6 +1,7 @@
 """Curves with a known optimum, known noise and known drift."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,9 +35,9 @@ def _rows(
     )
 
 
-def _curves(df: pd.DataFrame, **kwargs: float) -> list[Curve]:
+def _curves(df: pd.DataFrame, **kwargs: Any) -> list[Curve]:
     table = tidy(df, x="stepsize", y="loss", size="width", seed="seed")
-    return build_curves(table, epsilon=EPSILON, **kwargs)  # type: ignore[arg-type]
+    return build_curves(table, epsilon=EPSILON, **kwargs)
 
 
 @pytest.mark.parametrize("optimum", [-3.0, -2.7, -3.4])

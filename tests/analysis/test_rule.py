@@ -1,6 +1,7 @@
 """The rule by hand on small cells, and its error rates on simulated sweeps."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,7 +89,7 @@ def simulate(
     return cells
 
 
-def share(status: str, regret: float, **kwargs: float | bool) -> float:
+def share(status: str, regret: float, **kwargs: Any) -> float:
     """Share of sweeps judged `status`; at the last of four sizes the regret at -3 is `regret`."""
     rng = np.random.default_rng(0)
     curvature = float(kwargs.get("curvature", 0.01))
@@ -96,7 +97,7 @@ def share(status: str, regret: float, **kwargs: float | bool) -> float:
     last = -(regret * EPSILON / curvature + 7) / 2 if regret else -3.0
     hits = 0
     for _ in range(NUM_SWEEPS):
-        cells = simulate(rng, (-3.0, -3.0, -3.0, last), **kwargs)  # type: ignore[arg-type]
+        cells = simulate(rng, (-3.0, -3.0, -3.0, last), **kwargs)
         hits += judge(cells, -3.0, EPSILON).status == status
     return hits / NUM_SWEEPS
 

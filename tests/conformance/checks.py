@@ -37,7 +37,7 @@ class Layer:
         self.p = self.module.get_parameter(case.parameter)
         with torch.no_grad():
             self.p.copy_(RADIUS * case.lmo(gaussian(self.p.shape, 99)))
-        self.optimizer = scion.make(
+        self.optimizer = scion.build(
             self.module,
             [case.spec(RADIUS)],
             stepsize=stepsize,
@@ -107,12 +107,10 @@ def diagnosis(case: Case, answer: Tensor, g: Tensor, alpha: float) -> str:
 
 def check_init(scion: Implementation, case: Case, width: int = 16) -> None:
     """Initial weights are on the boundary of their ball; biases zero; the same for a seed."""
-    if scion.init is None:
-        raise NotImplementedError("no init")
     weights = []
     for seed in (1, 1, 2):
         module = case.layer(width)
-        scion.init(module, [case.spec(RADIUS)], seed)
+        scion.initialise(module, [case.spec(RADIUS)], seed)
         weights.append(module.get_parameter(case.parameter).detach().clone())
     x = weights[0]
     assert torch.equal(x, weights[1]), (
@@ -279,7 +277,7 @@ def check_every_parameter(scion: Implementation) -> None:
     model = nn.ModuleDict({name: case.layer(16) for name, case in CASES.items()})
     radii = {name: 2.0**i for i, name in enumerate(CASES)}
     specs = [case.spec(radii[name], f"{name}.") for name, case in CASES.items()]
-    optimizer = scion.make(model, specs, stepsize=STEPSIZE, alpha=0.1, constrained=False)
+    optimizer = scion.build(model, specs, stepsize=STEPSIZE, alpha=0.1, constrained=False)
     params = {spec.name: model.get_parameter(spec.name) for spec in specs}
     before = {name: p.detach().double().clone() for name, p in params.items()}
     feed(optimizer, {p: gaussian(p.shape, i) for i, p in enumerate(params.values())})
@@ -359,7 +357,7 @@ def network_step(scion: Implementation, width: int, tokens: bool, seed: int) -> 
         for i, (name, case) in enumerate(layers.items()):
             p = model.get_parameter(name)
             p.copy_(case.lmo(gaussian(p.shape, 10 * seed + i)))
-    optimizer = scion.make(model, specs, stepsize=0.1, alpha=0.1, constrained=False)
+    optimizer = scion.build(model, specs, stepsize=0.1, alpha=0.1, constrained=False)
     inputs = gaussian(torch.Size((64, INPUTS)), seed)
     x = torch.arange(64) % VOCAB if tokens else inputs / inputs.square().mean(-1, True).sqrt()
     before = model(x)

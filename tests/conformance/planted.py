@@ -5,6 +5,7 @@ It imports nothing of the project and serves as an example of an adapter.
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -147,23 +148,32 @@ def _factor(norm: str, d_out: int, d_in: int, kernel: int, mistake: str) -> floa
     return max(1.0, math.sqrt(ratio)) if norm == "spectral-max" else math.sqrt(ratio)
 
 
-def factory(mistake: str = "") -> Any:
-    """Return a factory, with one of the mistakes."""
+@dataclass(frozen=True)
+class Factory:
+    """A factory with one of the mistakes."""
 
-    def make(
-        model: nn.Module, specs: list[Any], *, stepsize: float, alpha: float, constrained: bool
+    mistake: str = ""
+    exact: bool = True
+
+    def __call__(
+        self,
+        model: nn.Module,
+        specs: list[Any],
+        *,
+        stepsize: float,
+        alpha: float,
+        constrained: bool,
     ) -> torch.optim.Optimizer:
         settings = {"alpha": alpha, "constrained": constrained}
         groups = []
         for spec in specs:
             p = model.get_parameter(spec.name)
-            if p.ndim > 1 or mistake != "drops-vectors":
+            if p.ndim > 1 or self.mistake != "drops-vectors":
                 groups.append({"params": [p], **vars(spec), **settings})
-        return PlainScion(groups, stepsize, mistake)
+        return PlainScion(groups, stepsize, self.mistake)
 
-    make.init = lambda model, specs, seed: init(model, specs, seed, mistake)  # type: ignore[attr-defined]
-    make.exact = True  # type: ignore[attr-defined]
-    return make
+    def init(self, model: nn.Module, specs: list[Any], seed: int) -> None:
+        init(model, specs, seed, self.mistake)
 
 
 @torch.no_grad()
@@ -186,5 +196,5 @@ def init(model: nn.Module, specs: list[Any], seed: int, mistake: str) -> None:
             p.mul_(radius * math.sqrt(p.shape[0] / p.shape[1]) / math.prod(p.shape[2:]))
 
 
-plain = factory()
-ascent = factory("ascent")
+plain = Factory()
+ascent = Factory("ascent")

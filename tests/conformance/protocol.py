@@ -7,7 +7,7 @@ An adapter is a module with a factory::
 
 `specs` is a list with one `Spec` a parameter. It needs nothing of this project: a spec has four
 plain attributes. What an implementation does not have (a norm, a role, constrained) it refuses by
-raising NotImplementedError; those tests are skipped with its message.
+raising NotImplementedError in the factory or in `init`: those tests are skipped with its message.
 
 Optional, as attributes of the factory, or as names in its module:
 
@@ -68,6 +68,10 @@ class Make(Protocol):
     ) -> torch.optim.Optimizer: ...
 
 
+class Declined(Exception):
+    """The adapter itself says that it does not have what a check needs."""
+
+
 @dataclass(frozen=True)
 class Implementation:
     """A factory with what it says of itself."""
@@ -76,6 +80,27 @@ class Implementation:
     make: Make
     init: Callable[[nn.Module, list[Spec], int], Any] | None = None
     exact: bool = False
+
+    def build(self, model: nn.Module, specs: list[Spec], **settings: Any) -> torch.optim.Optimizer:
+        """Call the factory.
+
+        Raises:
+            Declined: it raised NotImplementedError. Raised by a step it is a failure: torch, too,
+                raises it for operations it does not have.
+        """
+        try:
+            return self.make(model, specs, **settings)
+        except NotImplementedError as error:
+            raise Declined(f"{self.name} declined: {error}") from error
+
+    def initialise(self, model: nn.Module, specs: list[Spec], seed: int) -> None:
+        """Initialise the weights; raises as above."""
+        if self.init is None:
+            raise Declined(f"{self.name} has no init")
+        try:
+            self.init(model, specs, seed)
+        except NotImplementedError as error:
+            raise Declined(f"{self.name} declined: {error}") from error
 
 
 def load(path: str) -> Implementation:

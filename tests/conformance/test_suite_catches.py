@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.conformance.cases import CASES
 from tests.conformance.checks import PER_LAYER, WHOLE, check_network_width
-from tests.conformance.planted import MISTAKES, factory
-from tests.conformance.protocol import Implementation, load
+from tests.conformance.planted import MISTAKES, Factory
+from tests.conformance.protocol import Declined, Implementation, load
 
 ROOT = Path(__file__).parents[2]
 
@@ -69,7 +70,7 @@ CAUGHT_WHOLE = [
 
 def planted(mistake: str) -> Implementation:
     """Return the implementation that makes a mistake."""
-    make = factory(mistake)
+    make = Factory(mistake)
     return Implementation(mistake, make, make.init, make.exact)
 
 
@@ -134,6 +135,26 @@ def test_option_takes_another_implementation() -> None:
     assert status == 1
     assert "the update is the ascent direction" in text
     assert "test_layer[tests.conformance.planted:ascent-first_step-hidden-square]" in text
+
+
+def test_only_the_adapter_itself_can_decline() -> None:
+    """torch raises NotImplementedError too: raised by a step it must not pass for a skip."""
+
+    class Broken(torch.optim.SGD):
+        def step(self, closure: object = None) -> None:
+            raise NotImplementedError("no such kernel")
+
+    def broken(model: torch.nn.Module, specs: object, **_: object) -> torch.optim.Optimizer:
+        return Broken(model.parameters(), lr=1.0)
+
+    def declining(model: torch.nn.Module, specs: object, **_: object) -> torch.optim.Optimizer:
+        raise NotImplementedError("hidden matrices only")
+
+    check, layer = PER_LAYER["first_step"], CASES["bias"]
+    with pytest.raises(NotImplementedError, match="no such kernel"):
+        check(Implementation(name="broken", make=broken), layer)
+    with pytest.raises(Declined, match="declining declined: hidden matrices only"):
+        check(Implementation(name="declining", make=declining), layer)
 
 
 def test_option_says_what_it_cannot_find() -> None:

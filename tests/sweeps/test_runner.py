@@ -1,12 +1,13 @@
 """The local runner: real worker processes that are killed, crash, and must not take over."""
 
 import contextlib
+import importlib
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -93,8 +94,8 @@ def test_same_bits_whatever_the_workers_and_the_order(tmp_path: Path) -> None:
     assert len(set(wanted.values())) == 1
 
     class Backwards(InlineRunner):
-        def run(self, table: RunTable, configs: object, reporter: Reporter) -> None:
-            super().run(table, list(configs)[::-1], reporter)  # type: ignore[call-overload]
+        def run(self, table: RunTable, configs: Sequence[RunConfig], reporter: Reporter) -> None:
+            super().run(table, configs[::-1], reporter)
 
     study = Study.create(tmp_path / "backwards", experiment)
     complete(study, Backwards(), Reporter())
@@ -169,7 +170,7 @@ def test_worker_that_is_always_killed(table: RunTable, mischief: Path) -> None:
 
 def test_closing_while_runs_are_trained(table: RunTable, mischief: Path) -> None:
     """As Ctrl-C does: what was not published is no failure, and no worker is started again."""
-    import sweeps.worker  # noqa: F401  # as in a driver that has torch: its threads are quick
+    importlib.import_module("sweeps.worker")  # as in a driver with torch: its threads are quick
 
     configs = [config(width) for width in (200, 201, 202)]
     runner = LocalRunner(1)

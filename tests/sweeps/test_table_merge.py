@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sweeps.study import Study
-from sweeps.table import RunTable, encode_line
+from sweeps.table import RunTable, StoredRun, encode_line
 from tests.helpers import contents, stored, tiny_experiment
 
 CURVE = np.arange(3, dtype=np.float32)
@@ -24,9 +24,9 @@ def jsonl(table: RunTable) -> list[str]:
     return sorted(p.name for p in table.folder.rglob("*.jsonl"))
 
 
-def put(table: RunTable, name: str, *runs: object, curves: tuple[str, ...] = ()) -> Path:
+def put(table: RunTable, name: str, *runs: StoredRun, curves: tuple[str, ...] = ()) -> Path:
     """Publish under a chosen name."""
-    return table._publish(name, list(runs), {c: CURVE + len(name) for c in curves})  # type: ignore[arg-type]
+    return table._publish(name, list(runs), {c: CURVE + len(name) for c in curves})
 
 
 # --- reading ---------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ DEFAULTS: dict[str, Any] = {
 
 # Keys that others put into groups: torch itself, its schedulers, and our tables of roles.
 _FOREIGN_KEYS = {
-    *("params", "param_names", "role", "name", "differentiable", "capturable"),
+    *("params", "param_names", "role", "name"),
     *("initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr"),
 }
 
