@@ -210,3 +210,9 @@ def test_kinds_may_be_exchanged() -> None:
     again.load_state_dict(copy.deepcopy(light.state_dict()))
     loss(params, 8).backward()
     again.step()
+
+
+def test_defaults_are_those_of_the_signature() -> None:
+    """They stand in two places: in the signature, for readers, and for groups of old pickles."""
+    given = Scion([nn.Parameter(torch.zeros(2, 2))]).defaults
+    assert {key: value for key, value in given.items() if key != "lr"} == DEFAULTS
