@@ -1,5 +1,7 @@
 """Stepsize schedules: the factor of the peak stepsize at each step."""
 
+import math
+
 from transfer.config import ScheduleConfig
 
 
@@ -15,5 +17,7 @@ def factor(config: ScheduleConfig, step: int, steps: int) -> float:
         return 1.0
     if config.name == "linear":
         return (steps - step) / (steps - warmup)
+    if config.name == "cosine":
+        return 0.5 + 0.5 * math.cos(math.pi * (step - warmup) / (steps - warmup))
     decay = max(1, round(config.decay_fraction * steps))
     return min(1.0, (steps - step) / decay)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transfer import data as datasets
 from transfer.checkpoint import load_checkpoint, save_checkpoint
 from transfer.config import NUMERICS, RunConfig, require
-from transfer.data.arrays import derived_seed
+from transfer.data.base import derived_seed
 from transfer.families import build_model, build_table
 from transfer.roles import build_optimizer, init_parameters
 from transfer.schedules import factor

@@ -4,12 +4,26 @@ No torch here: the command line reads, validates and prints configurations witho
 """
 
 from transfer.config.checks import as_floats, require, require_positive, unknown
-from transfer.config.models import (
-    CustomConfig,
+from transfer.config.compute import ComputeConfig, DeviceName
+from transfer.config.data import (
+    DATA_CONFIGS,
+    WHERE_DATA_LIE,
+    CharactersConfig,
+    Cifar10Config,
     DataConfig,
+    DataShape,
+    DigitsConfig,
+    ImagenetConfig,
+    TokensConfig,
+)
+from transfer.config.models import (
+    CnnConfig,
+    CustomConfig,
+    GptConfig,
     MlpConfig,
     ModelConfig,
     RoleOverride,
+    VitConfig,
 )
 from transfer.config.optimizers import (
     INIT_NAMES,
@@ -35,7 +49,6 @@ from transfer.config.run import (
     ScheduleName,
     canonical_json,
     optimizer_from_dict,
-    require_depth,
     require_same_roles,
     run_config_from_dict,
 )
@@ -69,9 +82,21 @@ __all__ = [
     "canonical_json",
     "optimizer_from_dict",
     "require",
-    "require_depth",
     "require_positive",
     "require_same_roles",
     "run_config_from_dict",
     "unknown",
+    "ComputeConfig",
+    "DeviceName",
+    "DATA_CONFIGS",
+    "WHERE_DATA_LIE",
+    "CharactersConfig",
+    "Cifar10Config",
+    "DataShape",
+    "DigitsConfig",
+    "ImagenetConfig",
+    "TokensConfig",
+    "CnnConfig",
+    "GptConfig",
+    "VitConfig",
 ]

@@ -25,9 +25,10 @@ NormName = Literal[
     "max-norm",
 ]
 NORM_NAMES: tuple[str, ...] = get_args(NormName)
-InitName = Literal["boundary", "slicewise", "fan-in", "keep"]
+InitName = Literal["boundary", "slicewise", "fan-in", "keep", "zero"]
 RoleName = Literal["input", "embedding", "hidden", "output", "tied", "bias", "gain", "convolution"]
 INIT_NAMES: tuple[str, ...] = get_args(InitName)
+BaselineInitName = Literal["fan-in", "keep"]
 AverageName = Literal["gradients", "oracles"]
 ROLE_NAMES: tuple[str, ...] = get_args(RoleName)
 
@@ -44,7 +45,7 @@ class RoleConfig:
     init: InitName = "boundary"
     """boundary: the norm's initialisation times the radius; slicewise: convolutions as the authors
     do, each kernel position semi-orthogonal, which lies outside the ball; fan-in: N(0, 1/d_in),
-    embeddings N(0, 1), biases 0, gains 1; keep: as the model was built."""
+    embeddings N(0, 1), biases 0, gains 1; keep: as the model was built; zero: all zeros."""
 
     def __post_init__(self) -> None:
         as_floats(self)
@@ -101,7 +102,7 @@ def _check_momentum(momentum: float) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AdamWConfig:
-    """AdamW (torch) in the standard parametrisation, with fan-in initialisation."""
+    """AdamW (torch) in the standard parametrisation."""
 
     __pydantic_config__: ClassVar[Any] = STRICT
     name: Literal["adamw"] = "adamw"
@@ -115,9 +116,15 @@ class AdamWConfig:
     """Added to the root of the second moment."""
     weight_decay: float = 0.0
     """Decoupled weight decay."""
+    init: BaselineInitName = "fan-in"
+    """fan-in: the standard parametrisation; keep: as the model was built."""
+    clip_norm: float = 0.0
+    """Largest Euclidean norm of the whole gradient; a larger one is scaled down. 0: no limit."""
 
     def __post_init__(self) -> None:
         _check_adam(self)
+        limit = self.clip_norm
+        require(0 <= limit < math.inf, "clip_norm", "a finite number, at least 0", limit)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -174,6 +181,8 @@ class MuonConfig:
     """Added to the root of AdamW's second moment."""
     weight_decay: float = 0.0
     """Decoupled weight decay of both."""
+    init: BaselineInitName = "fan-in"
+    """fan-in: the standard parametrisation; keep: as the model was built."""
 
     def __post_init__(self) -> None:
         _check_adam(self)
@@ -183,7 +192,7 @@ class MuonConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SgdConfig:
-    """SGD with momentum (torch) in the standard parametrisation, with fan-in initialisation."""
+    """SGD with momentum (torch) in the standard parametrisation."""
 
     __pydantic_config__: ClassVar[Any] = STRICT
     name: Literal["sgd"] = "sgd"
@@ -195,6 +204,8 @@ class SgdConfig:
     """Whether the momentum is Nesterov's; needs momentum above 0."""
     weight_decay: float = 0.0
     """Weight decay, added to the gradient."""
+    init: BaselineInitName = "fan-in"
+    """fan-in: the standard parametrisation; keep: as the model was built."""
 
     def __post_init__(self) -> None:
         as_floats(self)

@@ -8,14 +8,8 @@ from types import UnionType
 from typing import Any, ClassVar, Literal, Union, get_args, get_origin
 
 from transfer.config.checks import STRICT, as_floats, require, unknown
-from transfer.config.models import (
-    MODEL_CONFIGS,
-    DataConfig,
-    MlpConfig,
-    ModelConfig,
-    Option,
-    RoleOverride,
-)
+from transfer.config.data import DATA_CONFIGS, WHERE_DATA_LIE, DataConfig
+from transfer.config.models import MODEL_CONFIGS, ModelConfig, Option, RoleOverride
 from transfer.config.optimizers import (
     OPTIMIZER_CONFIGS,
     OptimizerConfig,
@@ -28,10 +22,12 @@ NUMERICS = 1
 
 # Fields added since the first run tables, with the value that every run before had. At that value
 # they are left out of the hash: those runs keep their ids and are not trained again.
-_ADDED_LATER: dict[str, dict[str, object]] = {"optimizer": {"average": "gradients"}}
+_ADDED_LATER: dict[str, dict[str, object]] = {
+    "optimizer": {"average": "gradients", "init": "fan-in", "clip_norm": 0.0},
+}
 
-ScheduleName = Literal["constant", "linear", "constant-linear"]
-Precision = Literal["float32", "float64"]
+ScheduleName = Literal["constant", "linear", "constant-linear", "cosine"]
+Precision = Literal["float32", "float64", "tf32", "bf16"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +36,8 @@ class ScheduleConfig:
 
     __pydantic_config__: ClassVar[Any] = STRICT
     name: ScheduleName = "linear"
-    """constant; linear: decay to 0; constant-linear: constant, then linear decay to 0."""
+    """constant; linear: decay to 0; constant-linear: constant, then linear decay to 0; cosine:
+    half a cosine down to 0."""
     warmup_fraction: float = 0.0
     """Share of the steps over which the factor rises linearly from 0, in [0, 1)."""
     decay_fraction: float = 0.285
@@ -77,7 +74,8 @@ class RunConfig:
         as_floats(self)
         for name in ("width", "depth", "batch_size", "steps"):
             require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
-        require_depth("depth", self.model, self.depth)
+        self.model.require_size(self.width, self.depth)
+        self.model.require_data(self.data.shape)
         require(0 <= self.label_smoothing < 1, "label_smoothing", "in [0, 1)", self.label_smoothing)
         require(self.seed >= 0, "seed", "at least 0", self.seed)
         if isinstance(self.optimizer, ScionConfig):
@@ -89,17 +87,13 @@ class RunConfig:
     def run_id(self) -> str:
         """Hash of the canonical JSON: the same on every machine and in every process."""
         settings = asdict(self)
+        for name in WHERE_DATA_LIE:
+            settings["data"].pop(name, None)
         for part, added in _ADDED_LATER.items():
             for name, value in added.items():
                 if settings[part].get(name) == value:
                     del settings[part][name]
         return hashlib.sha256(canonical_json(settings).encode()).hexdigest()[:16]
-
-
-def require_depth(name: str, model: ModelConfig, depth: int) -> None:
-    """Raise ValueError unless the family has models of this depth."""
-    if isinstance(model, MlpConfig):
-        require(depth >= 2, name, "at least 2 (an input and an output layer)", depth)
 
 
 def require_same_roles(rules: Iterable[str], roles: Iterable[str]) -> None:
@@ -229,9 +223,11 @@ def run_config_from_dict(data: Any) -> RunConfig:
     """
     _require_table("run", data)
     parts = dict(data)
-    for key, cls in (("data", DataConfig), ("schedule", ScheduleConfig)):
-        if key in parts:
-            parts[key] = _build(cls, parts[key], key)
+    if "schedule" in parts:
+        parts["schedule"] = _build(ScheduleConfig, parts["schedule"], "schedule")
+    if "data" in parts:
+        kind = _tagged("data", parts["data"], "name", DATA_CONFIGS)
+        parts["data"] = _build(kind, parts["data"], "data")
     if "model" in parts:
         parts["model"] = _model_from_dict(parts["model"])
     if "optimizer" in parts:

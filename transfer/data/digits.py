@@ -6,9 +6,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from transfer.data.arrays import ArrayData, derived_seed
+from transfer.config import DigitsConfig
+from transfer.data.arrays import ArrayData
+from transfer.data.base import derived_seed
 
 NUM_VALIDATION = 360
 
@@ -30,9 +33,14 @@ def _read_table() -> NDArray[np.float64]:
     return np.column_stack(ask(return_X_y=True))
 
 
+def load(config: DigitsConfig) -> ArrayData:
+    """Load the digits; see `DigitsConfig`."""
+    return _load()
+
+
 @lru_cache(maxsize=1)
-def load_digits() -> ArrayData:
-    """Load the digits with a fixed split: 1,437 to train, 360 to validate.
+def _load() -> ArrayData:
+    """Read the digits with a fixed split: 1,437 to train, 360 to validate.
 
     Pixels are centred by the training mean of each pixel and divided by one number, so that the
     training inputs have root mean square 1.
@@ -47,10 +55,10 @@ def load_digits() -> ArrayData:
     centred = pixels - pixels[train].mean(axis=0)
     scaled = centred / np.sqrt(np.mean(centred[train] ** 2))
     return ArrayData(
-        train_x=scaled[train],
-        train_y=classes[train],
-        val_x=scaled[val],
-        val_y=classes[val],
-        num_classes=10,
+        train_x=torch.from_numpy(scaled[train]),
+        train_y=torch.from_numpy(classes[train]),
+        val_x=torch.from_numpy(scaled[val]),
+        val_y=torch.from_numpy(classes[val]),
+        shape=DigitsConfig().shape,
         fingerprint=digest.hexdigest(),
     )

@@ -152,13 +152,17 @@ def init_parameters(
         for row, p in trained:
             _init_row(row, p, row.rule(config.roles), generator)
         return
+    keep = getattr(config, "init", "fan-in") == "keep"
     output_scale = 1.0
     if isinstance(config, MupAdamWConfig):
         output_scale = (config.base_width / required_width(config, width)) ** 0.5
         for row, _ in trained:
             d_in_grows(row)
     for row, p in trained:
-        fan_in_(p, row, generator, output_scale if row.role == "output" else 1.0)
+        if row.override.init == "zero":
+            nn.init.zeros_(p)
+        elif not keep:
+            fan_in_(p, row, generator, output_scale if row.role == "output" else 1.0)
 
 
 def _require_same(
@@ -178,5 +182,7 @@ def _init_row(
         fan_in_(p, row, generator)
     elif rule.init == "slicewise":
         slicewise_(p, row, rule, generator)
+    elif rule.init == "zero":
+        nn.init.zeros_(p)
     else:
         make_norm(rule.norm).init_(p, rule.radius, generator, row.layout_for(rule.norm))

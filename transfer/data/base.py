@@ -1,0 +1,100 @@
+"""What a data set is to a training run: batches by seed and step, validation rows in order."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from transfer.config import DataShape
+
+
+class Batch(NamedTuple):
+    """Examples with their targets."""
+
+    x: Tensor
+    """(rows, *shape.inputs): floating-point numbers, or int64 token ids."""
+    y: Tensor
+    """int64: (rows,) classes, or (rows, sequence length) next token ids."""
+
+
+class Dataset(ABC):
+    """Data on some device, behind one interface.
+
+    The batch of a step follows from the seed and the step alone, so a run resumes from its step
+    number, and runs of one seed see the same batches. Parts of a batch (micro-batches, the shares
+    of several ranks) are rows of it: whatever is cut out, the whole batch stays the same.
+    """
+
+    shape: DataShape
+    fingerprint: str
+    """SHA-256 of the data and their split."""
+
+    @property
+    @abstractmethod
+    def num_train(self) -> int:
+        """Training examples."""
+
+    @property
+    @abstractmethod
+    def num_val(self) -> int:
+        """Validation examples."""
+
+    @abstractmethod
+    def train_rows(self, seed: int, step: int, batch_size: int, rows: slice) -> Batch:
+        """Return some rows of the batch of a step.
+
+        Args:
+            seed: Seed of the run.
+            step: Step, from 0.
+            batch_size: Examples in the whole batch.
+            rows: Which of them; start and stop are given, the step is 1.
+        """
+
+    @abstractmethod
+    def val_rows(self, rows: slice) -> Batch:
+        """Return some validation examples, always in the same order."""
+
+    @abstractmethod
+    def to(self, device: torch.device, dtype: torch.dtype) -> "Dataset":
+        """Return the data set with its batches on a device and real numbers in a format."""
+
+    def close(self) -> None:
+        """Let go of processes and files, if there are any."""
+        return
+
+
+def derived_seed(*parts: object) -> int:
+    """Return a 32-bit seed that depends on all parts, the same on every machine."""
+    text = "/".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+
+
+class Position(NamedTuple):
+    """Where the rows of a batch stand in the passes over the data."""
+
+    epochs: NDArray[np.int64]
+    indices: NDArray[np.int64]
+
+
+def positions(seed: int, step: int, batch_size: int, size: int, rows: slice) -> Position:
+    """Return epoch and index of every row, each of shape (rows,), for `size` training examples.
+
+    The batches walk through one shuffling of the data after the other, without gaps.
+    """
+    first = step * batch_size
+    walked = np.arange(first + rows.start, first + rows.stop)
+    epochs, offsets = np.divmod(walked, size)
+    parts = [_shuffled(seed, int(epoch), size)[offsets[epochs == epoch]] for epoch in np.unique(epochs)]
+    return Position(epochs, np.concatenate(parts))
+
+
+@lru_cache(maxsize=8)
+def _shuffled(seed: int, epoch: int, size: int) -> NDArray[np.int64]:
+    # RandomState's stream is frozen by numpy's policy; default_rng's is not.
+    order = np.random.RandomState(derived_seed("order", seed, epoch)).permutation(size)
+    return order.astype(np.int64)
