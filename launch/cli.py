@@ -10,6 +10,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,11 +99,14 @@ def _explain(error: Exception) -> int:
 
 def _experiment(options: Arguments) -> Any:
     """Load the experiment that was named and replace the fields that were given."""
-    from sweeps.experiment import load_experiment, with_family
+    from sweeps.reading import load_experiment, with_family
 
     experiment = load_experiment(options.source or DEFAULT_PRESET)
     if getattr(options, "family", None) is not None:
         experiment = with_family(experiment, options.family)
+    if getattr(options, "device", None) is not None:
+        compute = replace(experiment.compute, device=options.device)
+        experiment = replace(experiment, compute=compute)
     if not options.fields_given:
         return experiment
     from sweeps.study import reload
@@ -139,7 +143,7 @@ def _study(options: Arguments) -> Any:
 
 def _existing_study(options: Arguments) -> Any:
     """Open the study of a command that trains nothing; it is never created."""
-    from sweeps.experiment import load_experiment
+    from sweeps.reading import load_experiment
     from sweeps.study import DEFAULT_ROOT, Study
 
     source = options.source or DEFAULT_PRESET
@@ -185,7 +189,8 @@ def _work(options: Arguments, study: Any, finish: Callable[..., int]) -> int:
     console = make_console()
     resume = f"finished runs are kept. Go on with: {PROG} resume {_quoted(study.folder)}"
     try:
-        with sole_driver(study.folder), LocalRunner(options.workers) as runner:
+        compute = study.experiment.compute
+        with sole_driver(study.folder), LocalRunner(options.workers, compute) as runner:
             study.clean()
             return finish(options, study, console, runner, ConsoleReporter(console))
     except KeyboardInterrupt:
@@ -242,9 +247,15 @@ def _finish_everything(
     report.print_check(console, done)
     report.print_files(console, files)
     if recipe:
-        width = 4 * study.experiment.sweep.widths[-1]
-        report.print_next(console, f"{PROG} train --recipe {_quoted(recipe)} --width {width}")
+        report.print_next(console, _train_with(recipe, study.experiment, 4))
     return _exit_code(console, done)
+
+
+def _train_with(recipe: Path, experiment: Any, factor: int) -> str:
+    """Return the command that trains at a larger size than those swept."""
+    sweep = experiment.sweep
+    flag, size = sweep.axis.replace("_", "-"), factor * sweep.sizes[-1]
+    return f"{PROG} train --recipe {_quoted(recipe)} --{flag} {size}"
 
 
 def _quoted(path: Path) -> str:
@@ -317,8 +328,7 @@ def _export(options: Arguments) -> int:
         raise ValueError("no arm of this study has radii: there is nothing to hand over")
     console = make_console()
     report.print_files(console, [recipe])
-    width = 2 * done.study.experiment.sweep.widths[-1]
-    report.print_next(console, f"{PROG} train --recipe {_quoted(recipe)} --width {width}")
+    report.print_next(console, _train_with(recipe, done.study.experiment, 2))
     return DONE
 
 
@@ -343,7 +353,7 @@ def _list(options: Arguments) -> int:
 
 
 def _presets(options: Arguments) -> int:
-    from sweeps.experiment import list_presets, load_experiment
+    from sweeps.reading import list_presets, load_experiment
 
     for name in list_presets():
         print(f"{name:<18}{load_experiment(name).summary}")
@@ -352,20 +362,15 @@ def _presets(options: Arguments) -> int:
 
 
 def _show(options: Arguments) -> int:
-    from sweeps.experiment import experiment_to_dict, load_experiment, preset_text
+    from sweeps.reading import experiment_to_dict, load_experiment
 
     source = options.source or DEFAULT_PRESET
     if options.fields:
         experiment = load_experiment(source)
         _override(type(experiment), experiment, ["--help"])
-    if options.fields_given or options.family or Path(source).is_dir():
-        import tomli_w
+    import tomli_w
 
-        print(tomli_w.dumps(experiment_to_dict(_experiment(options))), end="")
-        return DONE
-    text = Path(source).read_text("utf-8") if source.endswith(".toml") else preset_text(source)
-    load_experiment(source)  # a file that is not valid is not shown as if it were
-    print(text, end="")
+    print(tomli_w.dumps(experiment_to_dict(_experiment(options))), end="")
     return DONE
 
 

@@ -4,7 +4,9 @@ import argparse
 import sys
 import textwrap
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import NoReturn, get_args
+
+from transfer.config.compute import DeviceName
 
 PROG = "lmo-transfer"
 DEFAULT_PRESET = "digits-mlp"
@@ -32,13 +34,13 @@ COMMANDS: dict[str, Command] = {
         example="lmo-transfer run digits-mlp --sweep.widths 64 128 256 --study studies/mine",
     ),
     "tune": Command(
-        help="tune every arm at the smallest width",
-        text="Tune every arm at the smallest width and print the best setting.",
+        help="tune every arm at the smallest size",
+        text="Tune every arm at the smallest size and print the best setting.",
         example="lmo-transfer tune digits-mlp --tune.trials 64",
     ),
     "sweep": Command(
-        help="tune if needed, then sweep stepsizes and radii over widths",
-        text="Tune if that is not done, then train the grid of stepsizes over widths and the star "
+        help="tune if needed, then sweep stepsizes and radii over sizes",
+        text="Tune if that is not done, then train the grid of stepsizes over sizes and the star "
         "of radii; write the results table.",
         example="lmo-transfer sweep studies/digits-mlp",
     ),
@@ -51,7 +53,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "plot": Command(
         help="draw the figures of a finished sweep",
-        text="Draw loss against stepsize, scaling with width, and the star of radii, as PNG and "
+        text="Draw loss against stepsize, scaling with size, and the star of radii, as PNG and "
         "SVG. Trains nothing.",
         example="lmo-transfer plot studies/digits-mlp",
         fields=False,
@@ -64,7 +66,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "train": Command(
         help="train one model with a recipe",
-        text="Train with a recipe at any width. Other fields of the run can be replaced too, for "
+        text="Train with a recipe at any size. Other fields of the run can be replaced too, for "
         "example --steps 120 (--fields explains them); the verdict does not cover them.",
         example="lmo-transfer train --recipe studies/digits-mlp/results/recipe.json --width 1024",
         source=False,
@@ -84,7 +86,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "roles": Command(
         help="print what every parameter of the model is",
-        text="Build the model at the smallest width and print every parameter with its role, norm "
+        text="Build the model at the smallest size and print every parameter with its role, norm "
         "and radius, as the first arm with roles has them. Trains nothing.",
         example="lmo-transfer roles digits-mlp --family mynet:build",
     ),
@@ -164,6 +166,10 @@ def _add_options(made: argparse.ArgumentParser, name: str) -> None:
         )
     if name in ("run", "tune", "sweep", "resume", "train"):
         made.add_argument("--workers", type=int, metavar="N", help="processes (one a core)")
+    if name in ("run", "tune", "sweep", "resume", "train", "coordcheck"):
+        made.add_argument(
+            "--device", choices=get_args(DeviceName), help="where to compute (compute.device)"
+        )
     if name in ("run", "tune", "sweep", "resume"):
         made.add_argument("--retry-failed", action="store_true", help="train failed runs again")
     if name == "verdict":
@@ -176,6 +182,9 @@ def _add_options(made: argparse.ArgumentParser, name: str) -> None:
         made.add_argument("--recipe", metavar="FILE", required=True, help="recipe to train with")
         made.add_argument("--seeds", type=int, nargs="+", metavar="N", help="one run a seed")
         made.add_argument("--study", metavar="DIR", help="folder for the run table (the recipe's)")
+        made.add_argument(
+            "--micro-batch-size", type=int, metavar="N", help="examples computed at once (all)"
+        )
     if name == "coordcheck":
         made.add_argument("--arm", metavar="NAME", help="arm to check (all)")
         made.add_argument("--steps", type=int, metavar="N", help="first steps to do (10)")

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,8 +17,8 @@ from sweeps.experiment import Experiment
 from sweeps.plan import run_config
 from sweeps.progress import Reporter
 from sweeps.study import write_json
-from transfer.config import RunConfig, require, unknown
-from transfer.data import load, require_fits
+from transfer.config import ComputeConfig, RunConfig, require, unknown
+from transfer.data import load, require_fits, resolve
 from transfer.files import replace_file
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def check_experiment(options: argparse.Namespace, experiment: Experiment) -> int
     folder.mkdir(parents=True, exist_ok=True)  # before minutes are spent
     console = make_console()
     with ConsoleReporter(console) as reporter:
-        table = measured(plan, steps, reporter)
+        table = measured(plan, steps, reporter, experiment.compute)
     checks = {arm: check_coordinates(table[table["arm"] == arm]) for arm in plan}
     _print_checks(console, experiment, checks)
     print_files(console, _write(folder, experiment, table, checks))
@@ -54,6 +55,7 @@ def planned_runs(options: argparse.Namespace, experiment: Experiment) -> dict[st
         ValueError: no such arm, seeds that are not different numbers, fewer than two widths, or a
             batch larger than the data.
     """
+    experiment = replace(experiment, data=resolve(experiment.data))
     require_fits(load(experiment.data), experiment.data, experiment.train.batch_size)
     arms = dict(experiment.arms)
     if options.arm is not None:
@@ -65,10 +67,9 @@ def planned_runs(options: argparse.Namespace, experiment: Experiment) -> dict[st
         raise UsageError(f"--seeds must be different numbers, each at least 0, got {seeds}")
     widths = experiment.sweep.widths
     require(len(widths) >= 2, "sweep.widths", "at least two widths to compare", list(widths))
-    fingerprint = experiment.data.fingerprint
     return {
         name: [
-            run_config(experiment, arm.optimizer, fingerprint=fingerprint, width=width, seed=seed)
+            run_config(experiment, name, arm.optimizer, size=width, seed=seed)
             for width in widths
             for seed in seeds
         ]
@@ -76,7 +77,12 @@ def planned_runs(options: argparse.Namespace, experiment: Experiment) -> dict[st
     }
 
 
-def measured(plan: Mapping[str, list[RunConfig]], steps: int, reporter: Reporter) -> pd.DataFrame:
+def measured(
+    plan: Mapping[str, list[RunConfig]],
+    steps: int,
+    reporter: Reporter,
+    compute: ComputeConfig | None = None,
+) -> pd.DataFrame:
     """Train the first steps of all runs in this process and return what was measured."""
     import torch
 
@@ -87,7 +93,7 @@ def measured(plan: Mapping[str, list[RunConfig]], steps: int, reporter: Reporter
     for arm, configs in plan.items():
         reporter.stage(f"{steps} steps of {arm}", len(configs), 0)
         for config in configs:
-            rows += [{"arm": arm, **row} for row in measure(config, steps)]
+            rows += [{"arm": arm, **row} for row in measure(config, steps, compute)]
             reporter.advance(1)
     return pd.DataFrame(rows)
 

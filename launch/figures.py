@@ -20,7 +20,7 @@ def draw(done: Finished, verdicts: Mapping[str, Mapping[str, "Verdict"]]) -> lis
             done.runs(arm, "sweep"),
             x="stepsize",
             y="val_loss",
-            size="width",
+            size=done.study.experiment.sweep.axis,
             seed="seed",
             group="arm",
             status="status",

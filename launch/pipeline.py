@@ -1,12 +1,13 @@
 """The stages after computing: tables, verdicts, figures and the recipe of one study."""
 
 import subprocess
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeps.plan import PlannedRun, roles_at
+from sweeps.plan import PlannedRun, roles_at, run_config
 from sweeps.progress import Reporter
+from sweeps.sizes import SIZE_FIELDS
 from sweeps.study import Study, write_json
 from sweeps.table import StoredRun
 from sweeps.tune import Tuned
@@ -129,6 +130,7 @@ def judge(done: Finished) -> dict[str, dict[str, "Verdict"]]:
             # The significance level is halved at each further look.
             "level": settings.level / 2 ** (done.study.looks() - 1),
             "group": "arm",
+            "size": done.study.experiment.sweep.axis,
         }
         fixed = fixed_axes(done, arm)
         limit = largest_stepsize(done, arm)
@@ -151,24 +153,33 @@ def largest_stepsize(done: Finished, arm: str) -> float | None:
 
 def fixed_axes(done: Finished, arm: str) -> dict[str, Any]:
     """Return what the verdict holds fixed."""
-    train, optimizer = done.study.experiment.train, done.tuned[arm].optimizer
+    experiment, optimizer = done.study.experiment, done.tuned[arm].optimizer
+    train, sweep = experiment.train, experiment.sweep
+    point = experiment.at(sweep.sizes[0])
     axes: dict[str, Any] = {
-        "data": done.study.experiment.data.name,
-        "family": _family(done.study.experiment.model),
-        "depth": train.depth,
-        "steps": train.steps,
-        "batch_size": train.batch_size,
-        "schedule": train.schedule.name,
+        "data": experiment.data.name,
+        "family": _family(experiment.model),
+        "width": point.width,
+        "depth": point.depth,
+        "steps": point.steps,
+        "batch_size": point.batch_size,
+        "schedule": (experiment.arms[arm].schedule or train.schedule).name,
         "label_smoothing": train.label_smoothing,
         "precision": train.precision,
         "optimizer": optimizer.name,
     }
+    del axes[sweep.axis]
+    if sweep.fixed_examples:
+        del axes["steps"]
+        axes["examples"] = train.batch_size * train.steps
+    shape = experiment.data.shape
+    if shape.kind == "tokens":
+        axes["sequence_length"] = shape.inputs[0]
     if isinstance(optimizer, ScionConfig):
         axes |= {"alpha": optimizer.alpha, "constrained": optimizer.constrained}
         if optimizer.average == "oracles":
             axes["algorithm"] = "ALMOND"
-        experiment = done.study.experiment
-        for role in roles_at(experiment, experiment.sweep.widths[0]):
+        for role in roles_at(experiment, sweep.sizes[0]):
             rule = optimizer.roles[role]
             axes |= {f"norm_{role}": rule.norm, f"radius_{role}": rule.radius}
     return axes
@@ -215,8 +226,14 @@ def export_recipe(
             return None
     if arm not in done.tuned:
         raise ValueError(unknown("arm", arm, done.tuned))
-    handed = [r for r in done.planned if r.arm == arm and r.purpose == "check"]
-    run = replace(handed[0].config, width=done.study.experiment.sweep.widths[0])
+    experiment = done.study.experiment
+    run = run_config(
+        experiment,
+        arm,
+        done.tuned[arm].optimizer,
+        size=experiment.sweep.sizes[0],
+        seed=experiment.sweep.seeds[0],
+    )
     recipe = Recipe(
         name=f"{done.study.experiment.name}/{arm}",
         run=run,
@@ -228,10 +245,12 @@ def export_recipe(
 
 def _provenance(done: Finished, arm: str) -> dict[str, Any]:
     tuned, experiment = done.tuned[arm], done.study.experiment
+    sweep = experiment.sweep
+    axis = sweep.axis
     swept = [r.config.run_id for r in done.planned if r.arm == arm and r.purpose == "sweep"]
     return {
-        "tuned_width": experiment.sweep.widths[0],
-        "swept_widths": list(experiment.sweep.widths),
+        f"tuned_{axis}": sweep.sizes[0],
+        f"swept_{SIZE_FIELDS[axis]}": list(sweep.sizes),
         "tuning_seeds": list(experiment.tune.seeds),
         "sweep_seeds": list(experiment.sweep.seeds),
         "tuning_val_loss": tuned.value,

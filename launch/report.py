@@ -34,7 +34,7 @@ def number(value: float | None, digits: int = 4) -> str:
 
 def print_tuned(console: Console, tuned: Mapping[str, Tuned]) -> None:
     """Print the tuned settings of every arm."""
-    table = Table(title="tuned at the smallest width", title_justify="left")
+    table = Table(title="tuned at the smallest size", title_justify="left")
     for head, justify in (("arm", "left"), ("setting", "left"), ("loss", "right")):
         table.add_column(head, justify=justify)  # type: ignore[arg-type]
     table.add_column("how", justify="left")
@@ -121,23 +121,24 @@ def _verdict_table(arm: str, verdict: "Verdict") -> Table:
 
 
 def print_check(console: Console, done: "Finished") -> None:
-    """Print the losses at the width that was not swept, beside the swept ones."""
-    checks = done.frame[done.frame["purpose"] == "check"]
-    width = int(checks["width"].iloc[0])
+    """Print the losses at the size that was not swept, beside the swept ones."""
+    sweep = done.study.experiment.sweep
+    axis, new = sweep.axis, sweep.check_size
+    if new is None:
+        return
+    checks, words = done.frame[done.frame["purpose"] == "check"], axis.replace("_", " ")
     table = Table(
-        title=f"the tuned setting at width {width}, which was not swept, beside the swept widths",
+        title=f"the tuned setting at {words} {new}, which was not swept, beside the swept ones",
         title_justify="left",
     )
     table.add_column("arm")
-    for swept in done.study.experiment.sweep.widths:
+    for swept in sweep.sizes:
         table.add_column(f"{swept}", justify="right")
-    table.add_column(f"{width} (new)", justify="right", style="bold")
+    table.add_column(f"{new} (new)", justify="right", style="bold")
     for arm in done.tuned:
         main = done.runs(arm, "sweep")
         main = main[main["stepsize"] == done.transferred(arm)]
-        losses = [
-            _mean_loss(main[main["width"] == swept]) for swept in done.study.experiment.sweep.widths
-        ]
+        losses = [_mean_loss(main[main[axis] == swept]) for swept in sweep.sizes]
         table.add_row(arm, *losses, _mean_loss(checks[checks["arm"] == arm]))
     console.print()
     console.print(table)

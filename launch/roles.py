@@ -1,22 +1,24 @@
 """`lmo-transfer roles`: what every parameter of an experiment's model is."""
 
+import torch
+
 from sweeps.experiment import Experiment
-from transfer import data
 from transfer.config import ScionConfig
-from transfer.families import build_model, build_table
+from transfer.families import Family
 
 
 def print_roles(experiment: Experiment) -> None:
-    """Print the table of the model at the smallest width, with the first arm's rules.
+    """Print the table of the model at the smallest size, with the first arm's rules.
 
     Raises:
         ValueError: a role cannot be inferred, or the arm lacks a rule for it.
     """
-    width, depth = experiment.sweep.widths[0], experiment.train.depth
-    loaded = data.load(experiment.data)
-    sizes = {"d_input": loaded.train_x.shape[1], "d_output": loaded.num_classes}
-    model = build_model(experiment.model, width=width, depth=depth, **sizes)
-    table = build_table(experiment.model, model, width=width, depth=depth)
+    point = experiment.at(experiment.sweep.sizes[0])
+    width, depth = point.width, point.depth
+    family = Family(experiment.model, experiment.data.shape)
+    with torch.device("meta"):  # its shapes are all that is needed
+        model = family.build(width, depth)
+    table = family.table(model, width, depth)
     for name, arm in experiment.arms.items():
         if isinstance(arm.optimizer, ScionConfig):
             print(f"width {width}, depth {depth}, radii of arm {name}\n")

@@ -11,7 +11,7 @@ from launch.console import ConsoleReporter, make_console
 from launch.report import number, print_files
 from sweeps.runner import LocalRunner
 from sweeps.table import RunTable, StoredRun
-from transfer.config import NUMERICS, RunConfig
+from transfer.config import NUMERICS, ComputeConfig, RunConfig
 from transfer.data import load, require_fits
 from transfer.recipe import Recipe
 
@@ -28,6 +28,9 @@ def train_recipe(options: argparse.Namespace, override: Callable[..., Any]) -> i
     if len(set(seeds)) != len(seeds) or min(seeds) < 0:
         raise UsageError(f"--seeds must be different numbers, each at least 0, got {seeds}")
     run = replace(run, numerics=NUMERICS)
+    compute = ComputeConfig(
+        device=options.device or "cpu", micro_batch_size=options.micro_batch_size or 0
+    )
     require_fits(load(run.data), run.data, run.batch_size)
     configs = [replace(run, seed=seed) for seed in seeds]
     console = make_console()
@@ -39,7 +42,7 @@ def train_recipe(options: argparse.Namespace, override: Callable[..., Any]) -> i
     known = {run_id for run_id, row in table.read().items() if row.status != "failed"}
     missing = [c for c in configs if c.run_id not in known]
     try:
-        with reporter, LocalRunner(options.workers) as runner:
+        with reporter, LocalRunner(options.workers, compute) as runner:
             title = f"train {recipe.name} at width {run.width}"
             reporter.stage(title, len(configs), len(configs) - len(missing))
             if missing:

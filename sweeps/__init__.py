@@ -8,9 +8,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sweeps.experiment import Experiment, list_presets, load_experiment
+    from sweeps.experiment import Experiment
     from sweeps.frame import to_frame
     from sweeps.loop import run
+    from sweeps.reading import list_presets, load_experiment
     from sweeps.runner import LocalRunner, Runner
     from sweeps.study import Study
     from sweeps.table import RunTable

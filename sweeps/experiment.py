@@ -1,34 +1,29 @@
 """An experiment: what is tuned, what is swept and how it is judged, from a TOML file."""
 
-import json
-import re
-import tomllib
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from importlib import resources
-from pathlib import Path
-from types import UnionType
+from dataclasses import dataclass, field, replace
 from typing import (
     Annotated,
     Any,
     ClassVar,
     Literal,
-    Union,
-    get_args,
-    get_origin,
-    get_type_hints,
 )
 
-from pydantic import Discriminator, Tag, TypeAdapter, ValidationError
+from pydantic import Discriminator, Tag
 
+from sweeps.sizes import Point, SweepConfig, require_distinct
 from transfer.config import (
+    CnnConfig,
+    ComputeConfig,
     CustomConfig,
     DataConfig,
+    DigitsConfig,
+    GptConfig,
     MlpConfig,
     OptimizerConfig,
     Precision,
     ScheduleConfig,
+    VitConfig,
     require,
-    require_depth,
     require_positive,
     unknown,
 )
@@ -72,6 +67,8 @@ class ArmConfig:
     optimizer: Annotated[OptimizerConfig, Discriminator("name")]
     search: dict[str, Log2Range] = field(default_factory=dict)
     """Tuned settings: `stepsize`, or a role for its radius; each with its log2 range."""
+    schedule: ScheduleConfig | None = None
+    """Schedule of this arm, where it is not that of all runs."""
     octaves_below: int = 4
     """Powers of two swept below the tuned stepsize."""
     octaves_above: int = 4
@@ -102,8 +99,8 @@ class ArmConfig:
             for value in factors:
                 require_positive(f"star.{role}", value)
                 require(value != 1, f"star.{role}", "factors other than 1", value)
-        require(self.octaves_below >= 1, "octaves_below", "at least 1", self.octaves_below)
-        require(self.octaves_above >= 1, "octaves_above", "at least 1", self.octaves_above)
+        require(self.octaves_below >= 0, "octaves_below", "at least 0", self.octaves_below)
+        require(self.octaves_above >= 0, "octaves_above", "at least 0", self.octaves_above)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,27 +128,7 @@ class TuneConfig:
             f"a multiple of batch = {self.batch} (batches then stay the same when trials grow)",
             self.trials,
         )
-        _require_distinct("seeds", self.seeds)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SweepConfig:
-    """Stepsizes over widths, and the star of radii at every width."""
-
-    __pydantic_config__: ClassVar[Any] = _STRICT
-    widths: tuple[int, ...] = (32, 64, 128, 256)
-    """Widths, increasing; tuning is done at the first."""
-    seeds: tuple[int, ...] = (1, 2, 3)
-    """Seeds of every cell."""
-    star_neighbours: int = 1
-    """Octaves on either side of the tuned stepsize at which the star is tried too."""
-
-    def __post_init__(self) -> None:
-        require(len(self.widths) >= 1, "widths", "at least one width", self.widths)
-        increasing = all(a < b for a, b in zip(self.widths, self.widths[1:], strict=False))
-        require(increasing and self.widths[0] >= 1, "widths", "positive, increasing", self.widths)
-        _require_distinct("seeds", self.seeds)
-        require(self.star_neighbours >= 0, "star_neighbours", "at least 0", self.star_neighbours)
+        require_distinct("seeds", self.seeds)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -184,16 +161,21 @@ class Experiment:
     summary: str = ""
     """One line for the list of presets."""
     model: Annotated[
-        Annotated[MlpConfig, Tag("mlp")] | Annotated[CustomConfig, Tag("custom")],
+        Annotated[MlpConfig, Tag("mlp")]
+        | Annotated[GptConfig, Tag("gpt")]
+        | Annotated[CnnConfig, Tag("cnn")]
+        | Annotated[VitConfig, Tag("vit")]
+        | Annotated[CustomConfig, Tag("custom")],
         Discriminator(_family_of),
     ] = field(default_factory=MlpConfig)
-    data: DataConfig = field(default_factory=DataConfig)
+    data: Annotated[DataConfig, Discriminator("name")] = field(default_factory=DigitsConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     arms: dict[str, ArmConfig]
     """Optimizers side by side, by a name of your own."""
     tune: TuneConfig = field(default_factory=TuneConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
     verdict: VerdictConfig
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
 
     def __post_init__(self) -> None:
         for what, name, marks in [
@@ -210,12 +192,40 @@ class Experiment:
             smoothing = self.train.label_smoothing
             wanted = "0 for a family of your own, which has its own loss"
             require(smoothing == 0, "train.label_smoothing", wanted, smoothing)
-        require_depth("train.depth", self.model, self.train.depth)
-        stated = self.model.roles(self.train.depth)
-        if stated is not None:
-            self.require_roles(stated)
+        self.model.require_data(self.data.shape)
+        for size in (*self.sweep.sizes, self.sweep.check_size):
+            self._require_size(size)
         shared = sorted(set(self.tune.seeds) & set(self.sweep.seeds))
         require(not shared, "tune.seeds", "other seeds than sweep.seeds", shared)
+
+    def at(self, size: int) -> Point:
+        """Return width, depth, batch size and steps at one size of the sweep's axis."""
+        train, sweep = self.train, self.sweep
+        fixed = Point(
+            width=sweep.widths[0],
+            depth=train.depth,
+            batch_size=train.batch_size,
+            steps=train.steps,
+        )
+        point = replace(fixed, **{sweep.axis: size})
+        if sweep.fixed_examples:
+            examples = train.batch_size * train.steps
+            wanted = f"divisors of the {examples} examples seen, as sweep.fixed_examples keeps them"
+            require(examples % size == 0, "sweep.batch_sizes (check included)", wanted, size)
+            point = replace(point, steps=examples // size)
+        return point
+
+    def _require_size(self, size: int | None) -> None:
+        """Check one size of the sweep, naming the fields that give it."""
+        if size is None:
+            return
+        point, deep = self.at(size), self.sweep.axis == "depth"
+        checked = " (check included)" if size == self.sweep.check_size else ""
+        names = f"sweep.widths{checked}", f"sweep.depths{checked}" if deep else "train.depth"
+        self.model.require_size(point.width, point.depth, names)
+        stated = self.model.roles(point.depth)
+        if stated is not None:
+            self.require_roles(stated)
 
     def require_roles(self, roles: tuple[str, ...]) -> None:
         """Raise ValueError unless every arm has rules for these roles, and varies no others."""
@@ -227,144 +237,3 @@ class Experiment:
             for role in roles:
                 where, wanted = f"arms.{name}.optimizer.roles", f"a table with {role!r}"
                 require(role in rules, where, wanted, sorted(rules))
-
-
-def _require_distinct(name: str, seeds: tuple[int, ...]) -> None:
-    good = len(seeds) >= 1 and len(set(seeds)) == len(seeds) and min(seeds, default=0) >= 0
-    require(good, name, "one or more different numbers, each at least 0", seeds)
-
-
-# --- reading -------------------------------------------------------------------------------
-
-
-def experiment_from_dict(data: dict[str, Any], source: str) -> Experiment:
-    """Validate plain data, as read from TOML or JSON.
-
-    Raises:
-        ValueError: one line that names the source, the field path, the value and what is allowed.
-    """
-    try:
-        # JSON mode is strict about numbers and texts, yet takes lists for tuples.
-        return TypeAdapter(Experiment).validate_json(json.dumps(data, default=str))
-    except ValidationError as error:
-        lines = "; ".join(_explain(problem) for problem in error.errors())
-        raise ValueError(f"{source}: {lines}") from None
-
-
-def experiment_to_dict(experiment: Experiment) -> dict[str, Any]:
-    """Return plain data that `experiment_from_dict` takes back; the arms keep their order."""
-    plain: dict[str, Any] = _without_none(
-        json.loads(json.dumps(asdict(experiment), allow_nan=False))
-    )
-    return plain
-
-
-def _without_none(value: Any) -> Any:
-    """Leave out what is not said, which TOML cannot say."""
-    if isinstance(value, dict):
-        return {key: _without_none(v) for key, v in value.items() if v is not None}
-    return value
-
-
-def _explain(problem: Any) -> str:
-    """Put one pydantic error into the project's words."""
-    loc = [part for part in problem["loc"]]
-    # A discriminated union puts its tag into the path; a reader's file has no such level.
-    tag = 3 if loc[:1] == ["arms"] and loc[2:3] == ["optimizer"] else None
-    tag = 1 if loc[:1] == ["model"] and len(loc) > 1 else tag
-    path = ".".join(str(part) for i, part in enumerate(loc) if i != tag) or "experiment"
-    if problem["type"] == "unexpected_keyword_argument":
-        return f"{path}: " + unknown("field", loc[-1], _names_at(Experiment, loc[:-1]))
-    if problem["type"] == "value_error":
-        return f"{path}: {problem['ctx']['error']}" if loc else str(problem["ctx"]["error"])
-    if problem["type"] in ("literal_error", "union_tag_invalid"):
-        said = problem["ctx"].get("expected") or problem["ctx"]["expected_tags"]
-        got = problem["ctx"].get("tag", problem["input"])
-        tag_name = "family" if loc[:1] == ["model"] else "name"
-        where = f"{path}.{tag_name}" if "tag" in problem["ctx"] else path
-        return unknown(where, got, re.findall(r"'([^']*)'", said))
-    if problem["type"] == "missing":
-        return f"{path} is missing"
-    got = f", got {problem['input']!r}" if not isinstance(problem["input"], dict) else ""
-    return f"{path}: {problem['msg'][0].lower() + problem['msg'][1:]}{got}"
-
-
-def _names_at(kind: Any, loc: list[Any]) -> list[str]:
-    """Return the field names of the dataclass that a path leads to."""
-    for part in loc:
-        if get_origin(kind) is Annotated:
-            kind = get_args(kind)[0]
-        if get_origin(kind) in (Union, UnionType):
-            kinds = [get_args(k)[0] if get_origin(k) is Annotated else k for k in get_args(kind)]
-            tags = [(tag, k) for tag in ("name", "family") for k in kinds]
-            kind = next(k for tag, k in tags if get_type_hints(k).get(tag) == Literal[part])
-        elif get_origin(kind) is dict:
-            kind = get_args(kind)[1]
-        else:
-            kind = get_type_hints(kind, include_extras=True)[part]
-    return [f.name for f in fields(kind)] if is_dataclass(kind) else []
-
-
-def list_presets() -> list[str]:
-    """Return the names of the presets in the package."""
-    folder = resources.files("sweeps") / "presets"
-    return sorted(
-        item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml")
-    )
-
-
-def preset_text(name: str) -> str:
-    """Return a preset's TOML text.
-
-    Raises:
-        ValueError: no preset has this name; the nearest one is named.
-    """
-    if name not in list_presets():
-        raise ValueError(unknown("preset", name, list_presets()))
-    return (resources.files("sweeps") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
-
-
-def load_experiment(source: str) -> Experiment:
-    """Load a preset by name, a TOML file, or the experiment of a study folder.
-
-    Raises:
-        ValueError: nothing of that name, or contents that are not allowed.
-    """
-    path = Path(source)
-    if path.is_dir():
-        saved = path / "experiment.json"
-        if not saved.is_file():
-            raise ValueError(f"{source} is a folder without experiment.json: no study")
-        return load_experiment_file(saved)
-    if path.suffix == ".toml":
-        return experiment_from_dict(_parse(tomllib.loads, path), source)
-    return experiment_from_dict(tomllib.loads(preset_text(source)), f"preset {source}")
-
-
-def load_experiment_file(path: Path) -> Experiment:
-    """Load an experiment that a study saved as JSON; raises as `load_experiment`."""
-    return experiment_from_dict(_parse(json.loads, path), str(path))
-
-
-def with_family(experiment: Experiment, build: str) -> Experiment:
-    """Return the experiment with a family of the user's own, under a name of its own.
-
-    Raises:
-        ValueError: `build` is not package.module:function.
-    """
-    model = CustomConfig(build=build)
-    # Its loss is its own, so there is nothing that smoothing could be applied to.
-    train = replace(experiment.train, label_smoothing=0.0)
-    name = f"{experiment.name}-{build.partition(':')[0].rpartition('.')[2]}"
-    summary = f"{build} in place of the model of {experiment.name}"
-    return replace(experiment, name=name, summary=summary, model=model, train=train)
-
-
-def _parse(parser: Any, path: Path) -> dict[str, Any]:
-    try:
-        data: dict[str, Any] = parser(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"no such file: {path}") from None
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
-    return data

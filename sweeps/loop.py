@@ -13,9 +13,9 @@ from sweeps.table import StoredRun
 from sweeps.tune import Tuned
 
 _TITLES: dict[Purpose, str] = {
-    "sweep": "sweep stepsizes over widths",
+    "sweep": "sweep stepsizes over sizes",
     "radii": "vary the radii",
-    "check": "train the width that was not swept",
+    "check": "train the size that was not swept",
 }
 
 
@@ -49,7 +49,7 @@ def run(
         if runner is not None:
             complete(study, runner, reporter, retry_failed)
             return study
-        with LocalRunner() as local:
+        with LocalRunner(compute=experiment.compute) as local:
             complete(study, local, reporter, retry_failed)
     return study
 

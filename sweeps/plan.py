@@ -10,14 +10,16 @@ from transfer.config import OptimizerConfig, RunConfig, ScionConfig
 Purpose = Literal["tune", "sweep", "radii", "check"]
 
 
-def roles_at(experiment: Experiment, width: int) -> tuple[str, ...]:
+def roles_at(experiment: Experiment, size: int) -> tuple[str, ...]:
     """Return the roles that the experiment's model has; a custom family is built to find out."""
-    stated = experiment.model.roles(experiment.train.depth)
+    point = experiment.at(size)
+    stated = experiment.model.roles(point.depth)
     if stated is not None:
         return stated
-    from transfer.families import role_names  # torch, which other families need not wait for
+    from transfer.families import Family  # torch, which other families need not wait for
 
-    return role_names(experiment.model, width=width, depth=experiment.train.depth)
+    family = Family(experiment.model, experiment.data.shape)
+    return family.role_names(point.width, point.depth)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,28 +32,23 @@ class PlannedRun:
 
 
 def run_config(
-    experiment: Experiment,
-    optimizer: OptimizerConfig,
-    *,
-    fingerprint: str,
-    width: int,
-    seed: int,
+    experiment: Experiment, arm: str, optimizer: OptimizerConfig, *, size: int, seed: int
 ) -> RunConfig:
     """Return one run; of the optimizer's rules, those for roles the model has."""
     if isinstance(optimizer, ScionConfig):
-        present = roles_at(experiment, width)
+        present = roles_at(experiment, size)
         kept = {role: rule for role, rule in optimizer.roles.items() if role in present}
         optimizer = replace(optimizer, roles=kept)
-    train = experiment.train
+    train, point = experiment.train, experiment.at(size)
     return RunConfig(
         model=experiment.model,
-        width=width,
-        depth=train.depth,
-        data=replace(experiment.data, fingerprint=fingerprint),
-        batch_size=train.batch_size,
-        steps=train.steps,
+        width=point.width,
+        depth=point.depth,
+        data=experiment.data,
+        batch_size=point.batch_size,
+        steps=point.steps,
         label_smoothing=train.label_smoothing,
-        schedule=train.schedule,
+        schedule=experiment.arms[arm].schedule or train.schedule,
         optimizer=optimizer,
         precision=train.precision,
         seed=seed,
@@ -77,17 +74,13 @@ def stepsize_grid(arm: ArmConfig, tuned: OptimizerConfig) -> list[float]:
     return [s for s in grid if not constrained or s <= 1]
 
 
-def sweep_runs(
-    experiment: Experiment, name: str, tuned: OptimizerConfig, fingerprint: str
-) -> list[PlannedRun]:
-    """Return every stepsize x width x seed of an arm, radii as tuned."""
+def sweep_runs(experiment: Experiment, name: str, tuned: OptimizerConfig) -> list[PlannedRun]:
+    """Return every stepsize x size x seed of an arm, radii as tuned."""
     settings = [{"stepsize": s} for s in stepsize_grid(experiment.arms[name], tuned)]
-    return _cells(experiment, name, "sweep", tuned, settings, fingerprint)
+    return _cells(experiment, name, "sweep", tuned, settings)
 
 
-def star_runs(
-    experiment: Experiment, name: str, tuned: OptimizerConfig, fingerprint: str
-) -> list[PlannedRun]:
+def star_runs(experiment: Experiment, name: str, tuned: OptimizerConfig) -> list[PlannedRun]:
     """Return the star of radii: one radius off its tuned value, at the stepsizes around s0."""
     arm = experiment.arms[name]
     if not arm.star or not isinstance(tuned, ScionConfig):
@@ -102,15 +95,13 @@ def star_runs(
         for factor in factors
         for s in near
     ]
-    return _cells(experiment, name, "radii", tuned, settings, fingerprint)
+    return _cells(experiment, name, "radii", tuned, settings)
 
 
-def check_runs(
-    experiment: Experiment, name: str, tuned: OptimizerConfig, fingerprint: str
-) -> list[PlannedRun]:
-    """Return the runs at twice the largest width with the setting that is handed over."""
-    width = 2 * experiment.sweep.widths[-1]
-    return _cells(experiment, name, "check", tuned, [{}], fingerprint, widths=(width,))
+def check_runs(experiment: Experiment, name: str, tuned: OptimizerConfig) -> list[PlannedRun]:
+    """Return the runs beyond the largest size with the setting that is handed over."""
+    size = experiment.sweep.check_size
+    return [] if size is None else _cells(experiment, name, "check", tuned, [{}], (size,))
 
 
 def _cells(
@@ -119,22 +110,15 @@ def _cells(
     purpose: Purpose,
     tuned: OptimizerConfig,
     settings: Iterable[dict[str, float]],
-    fingerprint: str,
-    widths: tuple[int, ...] = (),
+    sizes: tuple[int, ...] = (),
 ) -> list[PlannedRun]:
     return [
         PlannedRun(
             arm=name,
             purpose=purpose,
-            config=run_config(
-                experiment,
-                with_settings(tuned, cell),
-                fingerprint=fingerprint,
-                width=width,
-                seed=seed,
-            ),
+            config=run_config(experiment, name, with_settings(tuned, cell), size=size, seed=seed),
         )
-        for width in widths or experiment.sweep.widths
+        for size in sizes or experiment.sweep.sizes
         for cell in settings
         for seed in experiment.sweep.seeds
     ]

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from sweeps.errors import StorageError
 from sweeps.progress import Reporter
 from sweeps.table import RunTable
-from transfer.config import RunConfig, canonical_json
+from transfer.config import ComputeConfig, RunConfig, canonical_json
 
 _MAX_CHUNK = 4
 """Most runs a worker takes at a time: few files, yet little is lost when it is killed."""
@@ -53,11 +53,14 @@ class LocalRunner:
     """Worker processes on this machine, started when first needed and kept until closed.
 
     Args:
-        workers: Number of processes; by default one a core this process may use.
+        workers: Number of processes; by default one a core this process may use, or a single one
+            on other devices than the CPU.
+        compute: How runs are computed; by default on the CPU.
     """
 
-    def __init__(self, workers: int | None = None) -> None:
-        self.workers = workers or _num_cores()
+    def __init__(self, workers: int | None = None, compute: ComputeConfig | None = None) -> None:
+        self.compute = compute or ComputeConfig()
+        self.workers = workers or (_num_cores() if self.compute.device == "cpu" else 1)
         self._crew: list[_Worker] = []
         self._folder = ""
 
@@ -92,7 +95,7 @@ class LocalRunner:
         jobs, num_runs = _jobs(configs, self.workers)
         answers: _Answers = queue.SimpleQueue()
         while len(self._crew) < min(self.workers, jobs.qsize()):
-            self._crew.append(_Worker(folder))
+            self._crew.append(_Worker(folder, self.compute))
         for worker in self._crew:
             arguments = (worker, table, jobs, answers)
             threading.Thread(target=_serve, args=arguments, daemon=True).start()
@@ -128,12 +131,16 @@ def _jobs(
     configs: Sequence[RunConfig], workers: int
 ) -> tuple["queue.SimpleQueue[list[RunConfig]]", int]:
     """Cut the runs into jobs, the largest first: the end of the queue then fills the gaps."""
-    ordered = sorted(configs, key=lambda c: (c.width, c.depth, c.steps), reverse=True)
+    ordered = sorted(configs, key=_size, reverse=True)
     size = max(1, min(_MAX_CHUNK, len(ordered) // (4 * workers)))
     jobs: queue.SimpleQueue[list[RunConfig]] = queue.SimpleQueue()
     for start in range(0, len(ordered), size):
         jobs.put(ordered[start : start + size])
     return jobs, len(ordered)
+
+
+def _size(config: RunConfig) -> tuple[int, ...]:
+    return config.width, config.depth, config.steps, config.batch_size
 
 
 def _serve(
@@ -178,8 +185,9 @@ class _Closed(RuntimeError):
 class _Worker:
     """One worker process, started again when it died; once closed, closed for good."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, compute: ComputeConfig) -> None:
         self._folder = folder
+        self._compute = compute
         self._process: subprocess.Popen[str] | None = None
         self._closed = False
         self._lock = threading.Lock()
@@ -217,7 +225,7 @@ class _Worker:
                 self._process = None
             if self._process is not None:
                 return self._process
-            process = self._process = _start_worker(self._folder)
+            process = self._process = _start_worker(self._folder, self._compute)
         assert process.stdout is not None
         if not process.stdout.readline():
             code = process.wait()
@@ -243,7 +251,7 @@ def _discard(process: "subprocess.Popen[str]") -> None:
                 stream.close()
 
 
-def _start_worker(folder: str) -> "subprocess.Popen[str]":
+def _start_worker(folder: str, compute: ComputeConfig) -> "subprocess.Popen[str]":
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
@@ -252,7 +260,7 @@ def _start_worker(folder: str) -> "subprocess.Popen[str]":
         "PYTHONSAFEPATH": "1",
     }
     return subprocess.Popen(
-        [sys.executable, "-m", "sweeps.worker", folder],
+        [sys.executable, "-m", "sweeps.worker", folder, canonical_json(asdict(compute))],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=environment,

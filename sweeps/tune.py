@@ -1,4 +1,4 @@
-"""Tuning at the smallest width: Optuna asks a batch, the runs are trained, Optuna is told.
+"""Tuning at the smallest size: Optuna asks a batch, the runs are trained, Optuna is told.
 
 Every ask is a function of the study's seed, the trial's number and what was told before: the
 sampler is made anew for each. Replaying the loop on an empty journal therefore gives the same
@@ -120,9 +120,9 @@ class _Trials:
         return [
             run_config(
                 self.experiment,
+                self.arm,
                 optimizer,
-                fingerprint=self.experiment.data.fingerprint,
-                width=self.experiment.sweep.widths[0],
+                size=self.experiment.sweep.sizes[0],
                 seed=seed,
             )
             for seed in self.experiment.tune.seeds

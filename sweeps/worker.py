@@ -24,22 +24,28 @@ from typing import TextIO
 import numpy as np
 
 from sweeps.table import RunTable, store
-from transfer.config import RunConfig, run_config_from_dict
+from transfer.config import ComputeConfig, DeviceName, RunConfig, run_config_from_dict
 from transfer.train import RunRecord, train
 
 Answer = dict[str, object]
 _SECONDS_BETWEEN_BEATS = 2.0
 
 
-@lru_cache(maxsize=1)
-def versions() -> dict[str, str]:
-    """Return the versions that a result may depend on."""
+@lru_cache
+def versions(device: DeviceName = "cpu") -> dict[str, str]:
+    """Return the versions, and the device, that a result may depend on."""
     found = {name: metadata.version(name) for name in ("torch", "numpy", "scikit-learn")}
     try:
         found["lmo-transfer"] = metadata.version("lmo-transfer")
     except metadata.PackageNotFoundError:
         found["lmo-transfer"] = "not installed"
-    return {**found, "python": platform.python_version()}
+    return {**found, "python": platform.python_version(), "device": _device(device)}
+
+
+def _device(name: DeviceName) -> str:
+    import torch
+
+    return torch.cuda.get_device_name() if name == "cuda" else name
 
 
 def failed(config: RunConfig, error: str, wall_s: float) -> RunRecord:
@@ -59,13 +65,16 @@ def failed(config: RunConfig, error: str, wall_s: float) -> RunRecord:
 
 
 def train_safely(
-    config: RunConfig, folder: Path, on_step: Callable[[int], None] | None = None
+    config: RunConfig,
+    folder: Path,
+    on_step: Callable[[int], None] | None = None,
+    compute: ComputeConfig | None = None,
 ) -> RunRecord:
     """Train a run; an exception becomes a failed record, its traceback goes to stderr."""
     started = time.monotonic()
     checkpoint = folder / "checkpoints" / f"{config.run_id}.pt"
     try:
-        return train(config, checkpoint=checkpoint, on_step=on_step)
+        return train(config, compute, checkpoint=checkpoint, on_step=on_step)
     except OSError:
         raise  # the folder is at fault, not the run
     except Exception as error:
@@ -75,14 +84,20 @@ def train_safely(
         return failed(config, text, time.monotonic() - started)
 
 
-def work(table: RunTable, configs: list[RunConfig], say: Callable[[Answer], None]) -> None:
+def work(
+    table: RunTable,
+    configs: list[RunConfig],
+    say: Callable[[Answer], None],
+    compute: ComputeConfig | None = None,
+) -> None:
     """Train the runs and publish them together."""
+    compute = compute or ComputeConfig()
     records = [
-        train_safely(config, table.folder.parent, _heartbeat(index, say))
+        train_safely(config, table.folder.parent, _heartbeat(index, say), compute)
         for index, config in enumerate(configs)
     ]
     curves = {r.config.run_id: r.curve for r in records if len(r.curve)}
-    table.publish([store(record, versions()) for record in records], curves)
+    table.publish([store(record, versions(compute.device)) for record in records], curves)
 
 
 def _heartbeat(index: int, say: Callable[[Answer], None]) -> Callable[[int], None]:
@@ -126,11 +141,12 @@ def main() -> None:
     threading.Thread(target=_read_lines, args=(lines,), daemon=True).start()
     torch.set_num_threads(1)
     table = RunTable(Path(sys.argv[1]))
+    compute = ComputeConfig(**json.loads(sys.argv[2]))
     say({"ready": True})
     while True:
         configs = [run_config_from_dict(data) for data in json.loads(lines.get())]
         try:
-            work(table, configs, say)
+            work(table, configs, say, compute)
             say({"published": len(configs)})
         except OSError as error:
             say({"fatal": error.strerror or str(error), "errno": error.errno or 0})

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from sweeps.experiment import Experiment, experiment_from_dict
+from sweeps.experiment import Experiment
 from sweeps.frame import CIRCUMSTANCES, to_frame
 from sweeps.plan import PlannedRun
 from sweeps.progress import Reporter
+from sweeps.reading import experiment_from_dict
 from sweeps.study import Study
 from sweeps.table import RunTable, StoredRun, store
 from transfer.config import RunConfig

@@ -12,13 +12,14 @@ from typing import Any, NamedTuple, TypedDict
 import torch
 from torch import Tensor, nn
 
-from transfer.config import RunConfig, ScionConfig, require
+from transfer.config import ComputeConfig, RunConfig, ScionConfig, require
 from transfer.norms import make_norm
 from transfer.roles import DEFAULT_RULES, ParameterRow, rows_to_train
 from transfer.train import TrainingRun
 
 _PROBE_SIZE = 256
-"""Validation examples that activations are measured on; all of them where there are fewer."""
+"""Validation vectors, images or tokens that activations are measured on; all of them where there
+are fewer, and one whole sequence where that is longer."""
 
 
 class Coordinate(TypedDict):
@@ -36,17 +37,20 @@ class Coordinate(TypedDict):
     """Not finite where training has diverged."""
 
 
-def measure(config: RunConfig, steps: int = 10) -> list[Coordinate]:
+def measure(
+    config: RunConfig, steps: int = 10, compute: ComputeConfig | None = None
+) -> list[Coordinate]:
     """Train a run for its first steps; return the sizes before the first and after each.
 
     Args:
         config: The run; its schedule is that of the whole run.
         steps: Steps to do, at most those of the run.
+        compute: Where; by default on the CPU.
 
     Raises:
         ValueError: too many steps, or as `train`.
     """
-    return measure_run(TrainingRun(config), steps)
+    return measure_run(TrainingRun(config, compute), steps)
 
 
 def measure_run(run: TrainingRun, steps: int = 10) -> list[Coordinate]:
@@ -150,7 +154,7 @@ class _Gauge:
         """Return every layer's outputs on the probe, as one vector a call in the order of calls."""
         seen: dict[str, list[Tensor]] = {}
         with _listening(self.layers, seen):
-            self.run.validate(_PROBE_SIZE)
+            self.run.validate(max(1, _PROBE_SIZE // self.run.data.shape.positions))
         return {name: torch.cat(parts) for name, parts in seen.items()}
 
     def _coordinate(self, layer: str, role: str, quantity: str, value: float) -> Coordinate:
@@ -199,4 +203,4 @@ def _first_tensor(returned: Any) -> Tensor | None:
 
 def _rms(x: Tensor) -> float:
     # In float64: squares of a diverging float32 activation overflow before the activation does.
-    return x.double().square().mean().sqrt().item()
+    return x.cpu().double().square().mean().sqrt().item()

@@ -82,7 +82,8 @@ def custom_table(config: CustomConfig, model: nn.Module, width: int, depth: int)
     """Return the roles of a model: as it states them, else inferred from twice the width."""
     stated = getattr(model, "parameter_roles", None)
     if stated is not None:
-        return stated_table(model, stated()).override(config.overrides)
+        own = getattr(model, "parameter_overrides", dict)
+        return stated_table(model, stated()).override(own()).override(config.overrides)
     return infer_roles(model, _shapes_only(config, 2 * width, depth), config.overrides)
 
 

@@ -12,12 +12,14 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from transfer import data as datasets
+from transfer.arithmetic import Arithmetic
 from transfer.checkpoint import load_checkpoint, save_checkpoint
-from transfer.config import NUMERICS, RunConfig, require
-from transfer.data.base import derived_seed
-from transfer.families import build_model, build_table
+from transfer.config import AdamWConfig, ComputeConfig, RunConfig, require
+from transfer.data.base import Batch, derived_seed
+from transfer.families import Family
 from transfer.roles import build_optimizer, init_parameters
 from transfer.schedules import factor
 
@@ -25,6 +27,8 @@ Status = Literal["done", "diverged", "failed"]
 
 # Losses are looked at this often: on a GPU every look waits for the device.
 _STEPS_BETWEEN_LOOKS = 10
+_ROWS_TO_VALIDATE = 1024
+_EXAMPLES_TO_FIT = 5000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,36 +53,41 @@ class RunRecord:
 
 def train(
     config: RunConfig,
+    compute: ComputeConfig | None = None,
     *,
     checkpoint: Path | None = None,
     checkpoint_every_s: float = 60.0,
     on_step: Callable[[int], None] | None = None,
 ) -> RunRecord:
-    """Train one run on the CPU and return its record.
+    """Train one run and return its record.
 
     Args:
         config: What to train.
+        compute: Where, and how many examples at once; by default on the CPU, whole batches.
         checkpoint: File that is written every `checkpoint_every_s` seconds and, if it holds this
             run, resumed from with the same result; removed at the end.
         checkpoint_every_s: Seconds between checkpoints.
         on_step: Called after every step with the number of steps done.
 
     Raises:
-        ValueError: the configuration does not fit the model or the data.
+        ValueError: the configuration does not fit the model, the data or the device.
     """
     started = time.monotonic()
-    run = TrainingRun(config)
-    if checkpoint is not None:
-        run.resume(checkpoint)
-    saved = time.monotonic()
-    while run.step < config.steps and not run.diverged():
-        run.advance()
-        if on_step is not None:
-            on_step(run.step)
-        if checkpoint is not None and time.monotonic() - saved >= checkpoint_every_s:
-            save_checkpoint(checkpoint, run.state())
-            saved = time.monotonic()
-    record = run.record(time.monotonic() - started)
+    run = TrainingRun(config, compute)
+    try:
+        if checkpoint is not None:
+            run.resume(checkpoint)
+        saved = time.monotonic()
+        while run.step < config.steps and not run.diverged():
+            run.advance()
+            if on_step is not None:
+                on_step(run.step)
+            if checkpoint is not None and time.monotonic() - saved >= checkpoint_every_s:
+                save_checkpoint(checkpoint, run.state())
+                saved = time.monotonic()
+        record = run.record(time.monotonic() - started)
+    finally:
+        run.data.close()
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
     return record
@@ -88,78 +97,108 @@ class TrainingRun:
     """A model, its optimizer and data, at some step.
 
     Raises:
-        ValueError: the configuration does not fit the model or the data.
+        ValueError: the configuration does not fit the model, the data or the device.
     """
 
-    def __init__(self, config: RunConfig) -> None:
-        require(config.numerics == NUMERICS, "numerics", f"{NUMERICS} here", config.numerics)
+    def __init__(self, config: RunConfig, compute: ComputeConfig | None = None) -> None:
+        compute = compute or ComputeConfig()
         self.config = config
-        self.dtype = torch.float64 if config.precision == "float64" else torch.float32
+        self.arithmetic = Arithmetic(config.precision, compute.device)
+        self.micro_batch_size = compute.micro_batch_size or config.batch_size
+        device = self.arithmetic.device
         data = datasets.load(config.data)
         datasets.require_fits(data, config.data, config.batch_size)
-        self.data = data
-        self.train_x, self.train_y = self._tensors(data.train_x, data.train_y)
-        self.val_x, self.val_y = self._tensors(data.val_x, data.val_y)
-        self.model = self._build(data)
-        self.table = build_table(config.model, self.model, width=config.width, depth=config.depth)
+        self.data = data.to(device, self.arithmetic.dtype)
+        family = Family(config.model, data.shape)
+        self.model = self._build(family)
+        self.table = family.table(self.model, config.width, config.depth)
         generator = torch.Generator().manual_seed(derived_seed("init", config.seed))
         init_parameters(self.model, self.table, config.optimizer, generator, config.width)
+        self.model.to(device)
+        self._fit_to_data()
         self.optimizer = build_optimizer(self.model, self.table, config.optimizer, config.width)
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
         self.step = 0
-        self.losses = torch.zeros(config.steps, dtype=torch.float32)
+        self.losses = torch.zeros(config.steps, dtype=torch.float32, device=device)
         self.initial_loss, _ = self.validate()
 
-    def _tensors(self, x: NDArray[np.float64], y: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        return torch.from_numpy(x).to(self.dtype), torch.from_numpy(y)
-
-    def _build(self, data: datasets.ArrayData) -> nn.Module:
+    def _build(self, family: Family) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             # What `init = "keep"` keeps follows from the seed too.
             torch.manual_seed(derived_seed("build", self.config.seed))
-            return build_model(
-                self.config.model,
-                width=self.config.width,
-                depth=self.config.depth,
-                d_input=data.train_x.shape[1],
-                d_output=data.num_classes,
-            ).to(self.dtype)
+            model = family.build(self.config.width, self.config.depth)
+        if self.micro_batch_size < self.config.batch_size:
+            _require_splittable(model)
+        return model.to(self.arithmetic.dtype)
 
-    def _loss(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _fit_to_data(self) -> None:
+        """Let a model with fixed layers from the data, such as whitening, look at some."""
+        fit = getattr(self.model, "fit_to_data", None)
+        if fit is not None:
+            rows = slice(0, min(_EXAMPLES_TO_FIT, self.data.num_train))
+            fit(self.data.train_rows(self.config.seed, 0, rows.stop, rows).x)
+
+    def _loss(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """Return the mean loss in nats, and the logits of our own families."""
         own = getattr(self.model, "loss", None)
         if own is not None:
-            loss: Tensor = own(x, y)
+            loss: Tensor = own(batch.x, batch.y)
             good = isinstance(loss, Tensor) and loss.ndim == 0
             require(good, "loss(x, y)", "a tensor without dimensions", loss)
             return loss, None
-        logits: Tensor = self.model(x)
-        return F.cross_entropy(logits, y, label_smoothing=self.config.label_smoothing), logits
+        logits: Tensor = self.model(batch.x)
+        flat, targets = logits.flatten(0, -2), batch.y.flatten()
+        smoothing = self.config.label_smoothing
+        return F.cross_entropy(flat, targets, label_smoothing=smoothing), logits
 
     @torch.no_grad()
     def validate(self, num_examples: int | None = None) -> tuple[float, float]:
         """Return loss and accuracy on the first validation examples, by default on all."""
-        x, y = self.val_x[:num_examples], self.val_y[:num_examples]
+        end = min(num_examples or self.data.num_val, self.data.num_val)
+        # Sequences are long; of images and vectors more fit than a small batch has.
+        most = 1 if self.data.shape.kind == "tokens" else _ROWS_TO_VALIDATE
         self.model.eval()
-        loss, logits = self._loss(x, y)
+        with self.arithmetic.products():
+            parts = [self._judge(r, end) for r in _slices(end, max(self.micro_batch_size, most))]
         self.model.train()
-        if logits is None:
-            return loss.item(), math.nan
-        return loss.item(), (logits.argmax(-1) == y).double().mean().item()
+        loss, accuracy = torch.stack(parts).sum(0).tolist()
+        return loss, accuracy
+
+    def _judge(self, rows: slice, num_examples: int) -> Tensor:
+        """Return what some validation rows add to loss and accuracy."""
+        batch = self.data.val_rows(rows)
+        with self.arithmetic.autocast():
+            loss, logits = self._loss(batch)
+        nan = torch.tensor(math.nan)
+        hits = nan if logits is None else logits.argmax(-1) == batch.y
+        share = (rows.stop - rows.start) / num_examples
+        # On the host: some devices have no float64.
+        return torch.stack([loss.cpu().double(), hits.cpu().double().mean()]).mul(share)
 
     def advance(self) -> None:
         """Do one step."""
-        indices = self.data.batch_indices(self.config.seed, self.step, self.config.batch_size)
-        chosen = torch.from_numpy(indices)
-        scale = factor(self.config.schedule, self.step, self.config.steps)
+        config = self.config
+        scale = factor(config.schedule, self.step, config.steps)
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * scale
-        loss, _ = self._loss(self.train_x[chosen], self.train_y[chosen])
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch annotates it in part only
+        with self.arithmetic.products():
+            for rows in _slices(config.batch_size, self.micro_batch_size):
+                self._backward(rows)
+        if isinstance(config.optimizer, AdamWConfig) and config.optimizer.clip_norm:
+            nn.utils.clip_grad_norm_(self.model.parameters(), config.optimizer.clip_norm)
         self.optimizer.step()
-        self.losses[self.step] = loss.detach()
         self.step += 1
+
+    def _backward(self, rows: slice) -> None:
+        """Add the gradient of some rows of the step's batch, in proportion to their number."""
+        batch_size = self.config.batch_size
+        batch = self.data.train_rows(self.config.seed, self.step, batch_size, rows)
+        with self.arithmetic.autocast():
+            loss, _ = self._loss(batch)
+        loss = loss * ((rows.stop - rows.start) / batch_size)
+        torch.autograd.backward(loss)
+        self.losses[self.step] += loss.detach()
 
     def diverged(self) -> bool:
         """Whether a loss so far is not finite; looked at every few steps and at the end."""
@@ -179,7 +218,7 @@ class TrainingRun:
 
     def resume(self, checkpoint: Path) -> None:
         """Continue from a checkpoint of this run, if there is one."""
-        state = load_checkpoint(checkpoint, self.config.run_id)
+        state = load_checkpoint(checkpoint, self.config.run_id, self.arithmetic.device)
         if state is None:
             return
         self.model.load_state_dict(state["model"])
@@ -193,7 +232,7 @@ class TrainingRun:
         val_loss, accuracy = self.validate() if stopped == self.step else (math.nan, math.nan)
         # A finite loss that ends above where it began is no result either.
         diverged = not math.isfinite(val_loss) or val_loss > self.initial_loss
-        curve = self.losses[: min(stopped + 1, self.step)].numpy().copy()
+        curve = self.losses[: min(stopped + 1, self.step)].cpu().numpy().copy()
         return RunRecord(
             config=self.config,
             status="diverged" if diverged else "done",
@@ -206,6 +245,19 @@ class TrainingRun:
             wall_s=wall_s,
             curve=curve,
         )
+
+
+def _slices(end: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, end)) for start in range(0, end, size)]
+
+
+def _require_splittable(model: nn.Module) -> None:
+    """Raise ValueError for a model whose batches cannot be computed in parts."""
+    for name, module in model.named_modules():
+        if getattr(module, "needs_whole_batch", isinstance(module, _BatchNorm)):
+            raise ValueError(
+                f"micro_batch_size must be 0: {name or 'the model'} normalises over the whole batch"
+            )
 
 
 def _number(value: float) -> float | None:

@@ -8,7 +8,7 @@ import pytest
 
 from analysis import check_coordinates
 from launch.cli import main
-from sweeps.experiment import experiment_from_dict, experiment_to_dict, load_experiment
+from sweeps.reading import experiment_from_dict, experiment_to_dict, load_experiment
 from sweeps.study import Study
 from tests.launch.conftest import SMALL, Command
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sweeps.driver import sole_driver
-from sweeps.experiment import experiment_to_dict
+from sweeps.reading import experiment_to_dict
 from sweeps.study import Study
 from tests.helpers import tiny_experiment
 

@@ -46,20 +46,20 @@ def test_constrained_grid_stops_at_one() -> None:
     at_top = replace(optimizer, stepsize=1.0)
     assert stepsize_grid(experiment.arms["scion"], at_top)[-1] == 1.0
     for plan in (sweep_runs, star_runs, check_runs):
-        runs = plan(experiment, "scion", at_top, "f")
+        runs = plan(experiment, "scion", at_top)
         assert runs and max(r.config.optimizer.stepsize for r in runs) == 1.0
 
 
 def test_sweep_has_every_cell_once() -> None:
     experiment, optimizer = tuned(WIDE, 0.25, hidden=2.0)
-    runs = sweep_runs(experiment, "scion", optimizer, "print")
+    runs = sweep_runs(experiment, "scion", optimizer)
     cells = [(r.config.width, r.config.optimizer.stepsize, r.config.seed) for r in runs]
     wanted = [(w, 2.0**k, s) for w in (4, 8, 32) for k in range(-5, 1) for s in (1, 2)]
     assert sorted(cells) == sorted(wanted)
     for run in runs:
         assert (run.arm, run.purpose) == ("scion", "sweep")
         assert run.config.optimizer.roles["hidden"].radius == 2.0, "radii as tuned"
-        assert run.config.data.fingerprint == "print"
+        assert run.config.data == experiment.data
         assert (run.config.steps, run.config.batch_size, run.config.depth) == (3, 16, 3)
         assert run.config.label_smoothing == 0.1
 
@@ -67,7 +67,7 @@ def test_sweep_has_every_cell_once() -> None:
 @pytest.mark.parametrize("neighbours", [0, 1, 2, 9])
 def test_star_tries_one_radius_at_a_time(neighbours: int) -> None:
     experiment, optimizer = tuned({**WIDE, "sweep.star_neighbours": neighbours}, 0.25, hidden=2.0)
-    runs = star_runs(experiment, "scion", optimizer, "f")
+    runs = star_runs(experiment, "scion", optimizer)
     near = [2.0**k for k in range(-5, 1) if abs(k + 2) <= neighbours]
     seen = set()
     for run in runs:
@@ -82,7 +82,7 @@ def test_star_tries_one_radius_at_a_time(neighbours: int) -> None:
 
 def test_check_is_at_twice_the_largest_width() -> None:
     experiment, optimizer = tuned(WIDE, 0.3, hidden=2.0)
-    runs = check_runs(experiment, "scion", optimizer, "f")
+    runs = check_runs(experiment, "scion", optimizer)
     assert [(r.config.width, r.config.optimizer.stepsize, r.config.seed) for r in runs] == [
         (64, 0.3, 1),
         (64, 0.3, 2),
@@ -93,9 +93,9 @@ def test_check_is_at_twice_the_largest_width() -> None:
 def test_arm_without_radii() -> None:
     experiment = tiny_experiment(WIDE)
     optimizer = AdamWConfig(stepsize=2.0**-6)
-    assert star_runs(experiment, "adamw", optimizer, "f") == []
-    assert len(sweep_runs(experiment, "adamw", optimizer, "f")) == 3 * 3 * 2
-    assert len(check_runs(experiment, "adamw", optimizer, "f")) == 2
+    assert star_runs(experiment, "adamw", optimizer) == []
+    assert len(sweep_runs(experiment, "adamw", optimizer)) == 3 * 3 * 2
+    assert len(check_runs(experiment, "adamw", optimizer)) == 2
 
 
 SHALLOW = {
@@ -115,15 +115,13 @@ SHALLOW = {
     ],
 )
 def test_roles_follow_the_model(changes: dict[str, Any], roles: set[str]) -> None:
-    from transfer.families import build_model, model_roles
+    from transfer.families import Family, model_roles
 
     experiment = tiny_experiment(changes)
-    config = run_config(
-        experiment, experiment.arms["scion"].optimizer, fingerprint="f", width=4, seed=1
-    )
+    config = run_config(experiment, "scion", experiment.arms["scion"].optimizer, size=4, seed=1)
     assert isinstance(config.optimizer, ScionConfig)
     assert config.optimizer.roles.keys() == roles
-    model = build_model(config.model, width=4, depth=config.depth, d_input=64, d_output=10)
+    model = Family(config.model, config.data.shape).build(4, config.depth)
     assert set(model_roles(model).roles.values()) == roles
 
 
@@ -141,7 +139,7 @@ def test_run_ids_are_unique_across_purposes_and_arms() -> None:
         run
         for plan in (sweep_runs, star_runs, check_runs)
         for arm, best in (("scion", optimizer), ("adamw", AdamWConfig(stepsize=0.25)))
-        for run in plan(experiment, arm, best, "f")
+        for run in plan(experiment, arm, best)
     ]
     for seed in experiment.tune.seeds:
         runs += [replace(runs[0], config=replace(runs[0].config, seed=seed))]

@@ -70,7 +70,7 @@ def table(tmp_path: Path) -> Iterator[RunTable]:
 def config(width: int, seed: int = 1) -> RunConfig:
     experiment = tiny_experiment()
     optimizer = experiment.arms["scion"].optimizer
-    return run_config(experiment, optimizer, fingerprint="", width=width, seed=seed)
+    return run_config(experiment, "scion", optimizer, size=width, seed=seed)
 
 
 def statuses(table: RunTable) -> dict[int, str]:
@@ -214,7 +214,7 @@ from tests.helpers import processes_of, tiny_experiment
 from sweeps.plan import run_config
 folder = Path(sys.argv[1])
 experiment = tiny_experiment()
-run = run_config(experiment, experiment.arms["scion"].optimizer, fingerprint="", width=4, seed=1)
+run = run_config(experiment, "scion", experiment.arms["scion"].optimizer, size=4, seed=1)
 with LocalRunner(1) as runner:
     table = RunTable(folder)
     runner.run(table, [run], Reporter())

@@ -39,7 +39,7 @@ def finish(folder: Path, changes: dict[str, Any] | None = None) -> tuple[Study, 
 def test_create_and_open(tmp_path: Path) -> None:
     folder = tmp_path / "deep" / "study"
     study = Study.create(folder, tiny_experiment())
-    assert len(study.fingerprint) == 64
+    assert len(study.experiment.data.fingerprint) == 64
     assert Study.open(folder).experiment == study.experiment
     assert Study.create(folder, tiny_experiment()).experiment == study.experiment
     assert Study.create(folder, study.experiment).experiment == study.experiment

@@ -69,7 +69,7 @@ def test_real_configuration_keeps_its_id(table: RunTable) -> None:
 
     experiment = tiny_experiment()
     optimizer = experiment.arms["scion"].optimizer
-    config = run_config(experiment, optimizer, fingerprint="f", width=4, seed=1)
+    config = run_config(experiment, "scion", optimizer, size=4, seed=1)
     table.publish([fabricate(config, 1.0)])
     (row,) = RunTable(table.folder.parent).read().values()
     assert run_config_from_dict(row.config) == config

@@ -11,7 +11,7 @@ from torch import nn
 
 from transfer.config import (
     AdamWConfig,
-    DataConfig,
+    DigitsConfig,
     MlpConfig,
     MuonConfig,
     MupAdamWConfig,
@@ -254,7 +254,7 @@ def test_trains_through_a_run(config: OptimizerConfig) -> None:
         model=MlpConfig(),
         width=16,
         depth=3,
-        data=DataConfig(),
+        data=DigitsConfig(),
         batch_size=64,
         steps=20,
         label_smoothing=0.0,

@@ -13,7 +13,7 @@ from analysis.coordinates import CoordinateCheck, check_coordinates
 from transfer.config import (
     AdamWConfig,
     CustomConfig,
-    DataConfig,
+    DigitsConfig,
     MlpConfig,
     MupAdamWConfig,
     OptimizerConfig,
@@ -38,7 +38,7 @@ RUN = RunConfig(
     model=MlpConfig(),
     width=16,
     depth=3,
-    data=DataConfig(),
+    data=DigitsConfig(),
     batch_size=128,
     steps=60,
     label_smoothing=0.1,
@@ -136,7 +136,7 @@ def test_sizes_are_those_of_the_run() -> None:
     rows = measure(replace(RUN, precision="float64"), steps=2)
     run = TrainingRun(replace(RUN, precision="float64"))
     layer = run.model.layers[0]  # type: ignore[index,union-attr]
-    probe = run.val_x[:256]
+    probe = run.data.val_rows(slice(0, 256)).x
     before, weight = layer(probe).detach(), layer.weight.detach().clone()
     run.advance()
     after, update = layer(probe).detach(), layer.weight.detach() - weight
@@ -239,7 +239,7 @@ def test_a_family_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert values(rows, "activation", layer) == [] and len(values(rows, "update", layer)) == 2
     # What works in place on an output comes after what was seen: both calls count, whole.
     run = TrainingRun(config)
-    x = run.val_x[:256]
+    x = run.data.val_rows(slice(0, 256)).x
     h = run.model.twice(run.model.first(x)[0]).detach()  # type: ignore[operator]
     both = torch.cat([h, run.model.twice(h.relu()).detach()])  # type: ignore[operator]
     expected = both.square().mean().sqrt().item()

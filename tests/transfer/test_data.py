@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from transfer.config import DataConfig
+from transfer.config import DigitsConfig
 from transfer.data import ArrayData, load
 from transfer.data.arrays import derived_seed
 
@@ -19,7 +19,7 @@ INIT_SEED = 2899823366
 
 @pytest.fixture(scope="module")
 def digits() -> ArrayData:
-    return load(DataConfig())
+    return load(DigitsConfig())
 
 
 def toy(size: int) -> ArrayData:
@@ -63,12 +63,12 @@ def test_centred_and_scaled_by_training_examples_only(digits: ArrayData) -> None
 
 def test_fingerprint(digits: ArrayData) -> None:
     assert digits.fingerprint == FINGERPRINT
-    assert load(DataConfig(fingerprint=FINGERPRINT)) is digits
+    assert load(DigitsConfig(fingerprint=FINGERPRINT)) is digits
 
 
 def test_other_fingerprint_raises() -> None:
     with pytest.raises(ValueError, match=f"{FINGERPRINT[:16]}.*planned for 0000.*data changed"):
-        load(DataConfig(fingerprint="0" * 64))
+        load(DigitsConfig(fingerprint="0" * 64))
 
 
 @pytest.mark.parametrize(("size", "batch_size"), [(10, 3), (10, 10), (7, 1), (12, 4), (5, 12)])

@@ -12,7 +12,7 @@ from torch import nn
 
 from transfer.config import (
     AdamWConfig,
-    DataConfig,
+    DigitsConfig,
     MlpConfig,
     RoleConfig,
     RunConfig,
@@ -33,7 +33,7 @@ RUN = RunConfig(
     model=MlpConfig(),
     width=16,
     depth=3,
-    data=DataConfig(),
+    data=DigitsConfig(),
     batch_size=64,
     steps=5,
     label_smoothing=0.1,

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from transfer.config import AdamWConfig, RoleConfig, ScionConfig
-from transfer.families import build_model, model_roles
+from transfer.config import AdamWConfig, DataShape, MlpConfig, RoleConfig, ScionConfig
+from transfer.families import Family, model_roles
 from transfer.models.mlp import Mlp
 from transfer.norms import make_norm
 from transfer.optimizers import Scion
@@ -60,9 +60,10 @@ def test_mlp_keeps_the_size_of_signals() -> None:
 
 
 def test_families_build_the_mlp() -> None:
-    from transfer.config import MlpConfig
 
-    model = build_model(MlpConfig(bias=True), width=7, depth=3, d_input=4, d_output=2)
+    model = Family(MlpConfig(bias=True), DataShape(kind="vectors", inputs=(4,), outputs=2)).build(
+        7, 3
+    )
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
     assert [shapes[f"layers.{i}.weight"] for i in range(3)] == [(7, 4), (7, 7), (2, 7)]
     with pytest.raises(ValueError, match="Linear has no method parameter_roles.*pass roles="):

@@ -8,11 +8,12 @@ import torch
 from torch import nn
 
 from transfer.config import (
+    DataShape,
     MlpConfig,
     RoleConfig,
     ScionConfig,
 )
-from transfer.families import build_model
+from transfer.families import Family
 from transfer.norms import make_norm
 from transfer.optimizers import Scion
 from transfer.roles import (
@@ -22,6 +23,8 @@ from transfer.roles import (
     parameter_groups,
     stated_table,
 )
+
+SHAPE = DataShape(kind="vectors", inputs=(12,), outputs=12)
 
 
 class Everything(nn.Module):
@@ -118,10 +121,7 @@ def test_every_parameter_has_a_row_and_prints() -> None:
 @pytest.mark.parametrize("depth", [2, 3, 5])
 @pytest.mark.parametrize("bias", [False, True])
 def test_our_family_states_what_would_be_inferred(depth: int, bias: bool) -> None:
-    narrow, wide = (
-        build_model(MlpConfig(bias=bias), width=width, depth=depth, d_input=12, d_output=12)
-        for width in (12, 24)
-    )
+    narrow, wide = (Family(MlpConfig(bias=bias), SHAPE).build(width, depth) for width in (12, 24))
     # Input, width and outputs are of one size: only growth can tell them apart.
     assert infer_roles(narrow, wide).roles == narrow.parameter_roles()
 

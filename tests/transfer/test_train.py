@@ -13,7 +13,7 @@ import transfer
 from transfer.checkpoint import load_checkpoint
 from transfer.config import (
     AdamWConfig,
-    DataConfig,
+    DigitsConfig,
     MlpConfig,
     RoleConfig,
     RunConfig,
@@ -33,7 +33,7 @@ RUN = RunConfig(
     model=MlpConfig(),
     width=16,
     depth=3,
-    data=DataConfig(),
+    data=DigitsConfig(),
     batch_size=64,
     steps=25,
     label_smoothing=0.1,
@@ -255,7 +255,7 @@ def test_batch_larger_than_the_data() -> None:
 
 def test_changed_data_are_refused() -> None:
     with pytest.raises(ValueError, match="the data changed"):
-        train(replace(RUN, data=DataConfig(fingerprint="0" * 64)))
+        train(replace(RUN, data=DigitsConfig(fingerprint="0" * 64)))
 
 
 @pytest.mark.parametrize("factor", [4.0, 0.25, 3.0])

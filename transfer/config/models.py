@@ -76,7 +76,9 @@ class GptConfig:
 
     def __post_init__(self) -> None:
         good = self.head_dim >= 2 and self.head_dim % 2 == 0
-        require(good, "head_dim", "even and at least 2 (rotary positions turn pairs)", self.head_dim)
+        require(
+            good, "head_dim", "even and at least 2 (rotary positions turn pairs)", self.head_dim
+        )
 
     def require_size(self, width: int, depth: int, names: Names = NAMES) -> None:
         """Raise ValueError unless the family has models of this size."""

@@ -89,7 +89,9 @@ def positions(seed: int, step: int, batch_size: int, size: int, rows: slice) -> 
     first = step * batch_size
     walked = np.arange(first + rows.start, first + rows.stop)
     epochs, offsets = np.divmod(walked, size)
-    parts = [_shuffled(seed, int(epoch), size)[offsets[epochs == epoch]] for epoch in np.unique(epochs)]
+    parts = [
+        _shuffled(seed, int(epoch), size)[offsets[epochs == epoch]] for epoch in np.unique(epochs)
+    ]
     return Position(epochs, np.concatenate(parts))
 
 
