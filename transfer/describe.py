@@ -2,8 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from torch import nn
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import (
+    FlopCounterMode,
+    sdpa_backward_flop_count,
+    sdpa_flop_count,
+)
 
 from transfer.config import DataShape
 
@@ -15,14 +24,103 @@ class Description:
     parameters: int
     """Trainable numbers; a tied tensor counts once."""
     parameters_without_embedding: int
-    """The same without embeddings, tied tensors and position embeddings."""
+    """The same without one-hot inputs: embeddings, tied ones too, and position embeddings."""
     flops: int
-    """Floating-point operations of matrix products and convolutions, forward and backward, per
-    token or image; a multiplication and an addition count as two."""
+    """Floating-point operations of matrix products, convolutions and attention, forward and
+    backward, per token or image; a multiplication and an addition count as two, and causal
+    attention as if all positions saw all."""
     activation_bytes: int
-    """What the forward pass keeps for the backward pass per example, weights aside."""
+    """What the forward pass in float32 keeps for the backward pass per example, weights and input
+    aside, with attention that keeps no T x T matrices."""
 
 
 def describe(build: Callable[[], nn.Module], shape: DataShape) -> Description:
-    """Describe the model that a function builds."""
-    raise NotImplementedError
+    """Describe the model that a function builds; nothing is allocated.
+
+    Raises:
+        ValueError: the model cannot be built or run without values.
+    """
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            model = build()
+            return measure(model, *_example(shape))
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"the model cannot be described without its values: {reason}") from error
+
+
+def measure(model: nn.Module, x: Tensor, y: Tensor) -> Description:
+    """Describe a model by the forward and backward pass of one example, x and y of batch size 1."""
+    embedded = _embedding_names(model)
+    sizes = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
+    saved = _Saved([*model.parameters(), *model.buffers(), x, y])
+    with FlopCounterMode(display=False, custom_mapping=_ATTENTION) as counter:
+        with torch.autograd.graph.saved_tensors_hooks(saved.keep, lambda t: t):
+            loss = _loss(model, x, y)
+        torch.autograd.backward(loss)
+    return Description(
+        parameters=sum(sizes.values()),
+        parameters_without_embedding=sum(n for name, n in sizes.items() if name not in embedded),
+        flops=counter.get_total_flops() // max(1, y.numel()),
+        activation_bytes=saved.num_bytes,
+    )
+
+
+def _attention(q: Any, k: Any, v: Any, *rest: Any, **more: Any) -> int:
+    flops: int = sdpa_flop_count(q, k, v)
+    return flops
+
+
+def _attention_backward(grad: Any, q: Any, k: Any, v: Any, *rest: Any, **more: Any) -> int:
+    flops: int = sdpa_backward_flop_count(grad, q, k, v)
+    return flops
+
+
+# torch counts its attention kernels for GPUs, not yet that for CPUs.
+_ATTENTION: dict[Any, Any] = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+}
+
+
+def _example(shape: DataShape) -> tuple[Tensor, Tensor]:
+    if shape.kind == "tokens":
+        x = torch.zeros(1, *shape.inputs, dtype=torch.int64)
+        return x, torch.zeros_like(x)
+    return torch.zeros(1, *shape.inputs), torch.zeros(1, dtype=torch.int64)
+
+
+def _loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    own = getattr(model, "loss", None)
+    if own is not None:
+        loss: Tensor = own(x, y)
+        return loss
+    return F.cross_entropy(model(x).flatten(0, -2), y.flatten())
+
+
+def _embedding_names(model: nn.Module) -> set[str]:
+    """Return the parameters of one-hot inputs, as the model states its roles, else by module."""
+    stated = getattr(model, "parameter_roles", None)
+    if stated is not None:
+        return {name for name, role in stated().items() if role in ("embedding", "tied")}
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    return {name for name, p in model.named_parameters() if id(p) in tables}
+
+
+class _Saved:
+    """Bytes of the storages that are saved for the backward pass, each once, some left out."""
+
+    def __init__(self, left_out: list[Tensor]) -> None:
+        self.num_bytes = 0
+        # The tensors are kept: a freed storage's address would be used again.
+        self._kept: list[Any] = list(left_out)
+        self._seen = {t.untyped_storage()._cdata for t in left_out}
+
+    def keep(self, tensor: Tensor) -> Tensor:
+        """Count a tensor that autograd saves."""
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self._seen:
+            self._seen.add(storage._cdata)
+            self._kept.append(tensor)
+            self.num_bytes += storage.nbytes()
+        return tensor

@@ -1,0 +1,127 @@
+"""Transformer blocks: pre-normalised attention and MLP without gains or biases.
+
+Shapes: B batch, T positions, D width, H heads, K head dimension.
+"""
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from transfer.config import RoleOverride
+
+Activation = Literal["gelu", "relu-squared"]
+_MLP_RATIO = 4
+_ROTARY_BASE = 10_000.0
+
+
+def residual_multiplier(name: str, depth: int) -> float:
+    """Return the factor of every residual branch in a model of `depth` blocks."""
+    return {"1": 1.0, "1/sqrt(L)": depth**-0.5, "1/L": 1 / depth}[name]
+
+
+def rms_norm(x: Tensor) -> Tensor:
+    """Divide by the root mean square over the last dimension; no gains."""
+    return F.rms_norm(x, (x.shape[-1],))
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with separate projections.
+
+    Args:
+        width: D.
+        head_dim: K; divides D.
+        causal: Whether positions see only themselves and earlier ones, with rotary positions and
+            normalised queries and keys; else all see all, and the input carries the positions.
+    """
+
+    def __init__(self, width: int, head_dim: int, *, causal: bool) -> None:
+        super().__init__()
+        self.head_dim, self.causal = head_dim, causal
+        self.query = nn.Linear(width, width, bias=False)
+        self.key = nn.Linear(width, width, bias=False)
+        self.value = nn.Linear(width, width, bias=False)
+        self.project = nn.Linear(width, width, bias=False)
+
+    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        """Mix the positions."""
+        q, k, v = (self._heads(layer(x)) for layer in (self.query, self.key, self.value))
+        if self.causal:
+            q, k = rotary(rms_norm(q)), rotary(rms_norm(k))
+        # Normalising computes in float32 under autocast; attention wants one type for all.
+        mixed = F.scaled_dot_product_attention(
+            q.to(v.dtype), k.to(v.dtype), v, is_causal=self.causal
+        )
+        out: Tensor = self.project(mixed.transpose(1, 2).flatten(2))
+        return out
+
+    def _heads(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B H T K"]:
+        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+
+def rotary(x: Float[Tensor, "B H T K"]) -> Float[Tensor, "B H T K"]:
+    """Turn the two halves of every head against each other by angles that grow with the position.
+
+    Su et al. 2021, arXiv:2104.09864: products of queries and keys then depend on the distance of
+    their positions alone.
+    """
+    half = x.shape[-1] // 2
+    # In float32 whatever the data: bfloat16 cannot tell neighbouring positions apart.
+    exact = torch.float64 if x.dtype == torch.float64 else torch.float32
+    rates = _ROTARY_BASE ** (-torch.arange(half, device=x.device, dtype=exact) / half)
+    angles = torch.outer(torch.arange(x.shape[-2], device=x.device, dtype=exact), rates)
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    first, second = x[..., :half], x[..., half:]
+    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
+
+
+class FeedForward(nn.Module):
+    """Two linear layers, four times as wide in between."""
+
+    def __init__(self, width: int, activation: Activation) -> None:
+        super().__init__()
+        self.activation = activation
+        self.expand = nn.Linear(width, _MLP_RATIO * width, bias=False)
+        self.project = nn.Linear(_MLP_RATIO * width, width, bias=False)
+
+    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        """Transform every position."""
+        out: Tensor = self.project(self._activate(self.expand(x)))
+        return out
+
+    def _activate(self, x: Tensor) -> Tensor:
+        if self.activation == "gelu":
+            return math.sqrt(2) * F.gelu(x)
+        return (math.sqrt(2) * F.relu(x)).square()
+
+
+class Block(nn.Module):
+    """x + m attention(norm(x)), then x + m mlp(norm(x)), with a residual multiplier m."""
+
+    def __init__(
+        self, width: int, head_dim: int, activation: Activation, multiplier: float, *, causal: bool
+    ) -> None:
+        super().__init__()
+        self.multiplier = multiplier
+        self.attention = Attention(width, head_dim, causal=causal)
+        self.mlp = FeedForward(width, activation)
+
+    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        """Add both branches."""
+        x = x + self.multiplier * self.attention(rms_norm(x))
+        out: Tensor = x + self.multiplier * self.mlp(rms_norm(x))
+        return out
+
+
+ZERO_RESIDUAL = {"blocks.*.project.weight": RoleOverride(init="zero")}
+"""What a model says of the matrices that end its residual branches if they start at zero."""
+
+
+def zero_residual_(blocks: nn.ModuleList) -> None:
+    """Set the matrices that end a residual branch to zero."""
+    for name, p in blocks.named_parameters():
+        if name.endswith("project.weight"):
+            nn.init.zeros_(p)

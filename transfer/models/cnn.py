@@ -1,0 +1,121 @@
+"""The convolutional net of airbench94 (Jordan 2024, arXiv:2404.00498) for small images.
+
+Shapes: B batch, C channels, V classes.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from transfer.config import DataShape
+
+_KERNEL = 2
+_WHITENING_EPS = 5e-4
+_NORM_EPS = 1e-12
+_NEW_STATISTICS = 0.4
+"""Weight of a batch in the running statistics."""
+_HEAD_SCALE = 1 / 9
+_STAGE_FACTORS = (1, 4, 4)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over images with a trained bias and no gain."""
+
+    needs_whole_batch = True
+    """Its statistics are those of the batch: it cannot be computed in parts."""
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Float[Tensor, "B C height width"]) -> Float[Tensor, "B C height width"]:
+        """Normalise by the batch's statistics in training, by the running ones in evaluation."""
+        return F.batch_norm(
+            x,
+            self.running_mean,
+            self.running_var,
+            bias=self.bias,
+            training=self.training,
+            momentum=_NEW_STATISTICS,
+            eps=_NORM_EPS,
+        )
+
+
+class Stage(nn.Module):
+    """3 x 3 convolutions, each normalised and activated; pooled by 2 after the first of them."""
+
+    def __init__(self, d_in: int, d_out: int, depth: int) -> None:
+        super().__init__()
+        sizes = [d_in] + [d_out] * (depth - 1)
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(size, d_out, 3, padding="same", bias=False) for size in sizes
+        )
+        self.norms = nn.ModuleList(BatchNorm(d_out) for _ in sizes)
+        for layer in self.convolutions:
+            # The first channels pass the input on.
+            nn.init.dirac_(layer.weight[: layer.in_channels])  # type: ignore[union-attr,index,misc]
+
+    def forward(self, x: Float[Tensor, "B C height width"]) -> Float[Tensor, "B D h w"]:
+        """Return D = d_out maps of half the size."""
+        for index, (layer, norm) in enumerate(zip(self.convolutions, self.norms, strict=True)):
+            x = layer(x)
+            x = F.gelu(norm(F.max_pool2d(x, 2) if index == 0 else x))
+        return x
+
+
+class Cnn(nn.Module):
+    """Whitening, three stages, global pooling, head.
+
+    The whitening layer is fixed: `fit_to_data` sets it from training images before training. The
+    published net trains its bias for 0 epochs, so it has none here.
+
+    Args:
+        shape: Data of images.
+        width: Channels of the first stage; 64 in airbench94.
+        depth: Convolutions a stage; 2 in airbench94.
+    """
+
+    whitening: Tensor
+
+    def __init__(self, shape: DataShape, width: int, depth: int) -> None:
+        super().__init__()
+        num_patch = shape.inputs[0] * _KERNEL**2
+        patch = (shape.inputs[0], _KERNEL, _KERNEL)
+        self.register_buffer("whitening", _both_signs(torch.eye(num_patch).unflatten(1, patch)))
+        sizes = [2 * num_patch, *(factor * width for factor in _STAGE_FACTORS)]
+        pairs = zip(sizes[:-1], sizes[1:], strict=True)
+        self.stages = nn.ModuleList(Stage(d_in, d_out, depth) for d_in, d_out in pairs)
+        self.head = nn.Linear(sizes[-1], shape.outputs, bias=False)
+
+    @torch.no_grad()
+    def fit_to_data(self, x: Float[Tensor, "B C height width"]) -> None:
+        """Set the whitening layer: 2 x 2 patches of these images get covariance I."""
+        patches = F.unfold(x.float(), _KERNEL).transpose(1, 2).flatten(0, 1)
+        values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
+        scaled = (vectors / (values + _WHITENING_EPS).sqrt()).T.flip(0)
+        self.whitening.copy_(_both_signs(scaled.unflatten(1, self.whitening.shape[1:])))
+
+    def forward(self, x: Float[Tensor, "B C height width"]) -> Float[Tensor, "B V"]:
+        """Return the logits."""
+        x = F.gelu(F.conv2d(x, self.whitening))
+        for stage in self.stages:
+            x = stage(x)
+        logits: Tensor = self.head(F.adaptive_max_pool2d(x, 1).flatten(1))
+        return _HEAD_SCALE * logits
+
+    def parameter_roles(self) -> dict[str, str]:
+        """Return the role of every parameter: convolution, bias, output."""
+        names = [name for name, _ in self.named_parameters()]
+        kinds = {"bias": "bias", "weight": "convolution"}
+        roles = {name: kinds[name.rpartition(".")[2]] for name in names}
+        return roles | {"head.weight": "output"}
+
+
+def _both_signs(filters: Tensor) -> Tensor:
+    return torch.cat([filters, -filters])
