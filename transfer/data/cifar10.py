@@ -1,0 +1,169 @@
+"""CIFAR-10 (Krizhevsky 2009), from the official archives or the folders in them.
+
+Shapes: B rows; images are 3 x 32 x 32.
+"""
+
+import hashlib
+import tarfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from transfer.config import Cifar10Config
+from transfer.data.arrays import ArrayData
+from transfer.data.base import Batch, derived_seed, positions
+from transfer.data.cache import place
+from transfer.data.python_batch import read_batch
+
+_PER_FILE = 10_000
+_RECORD = 1 + 3 * 32 * 32
+_MEAN = (0.4914, 0.4822, 0.4465)
+_STD = (0.2470, 0.2435, 0.2616)
+_TRAIN = tuple(f"data_batch_{k}" for k in range(1, 6))
+_ADVICE = (
+    "; get cifar-10-binary.tar.gz or cifar-10-python.tar.gz from "
+    "https://www.cs.toronto.edu/~kriz/cifar.html and give --data.path FILE_OR_FOLDER"
+)
+Bytes = NDArray[np.uint8]
+Read = Callable[[str], bytes | None]
+
+
+@dataclass(frozen=True)
+class AugmentedData(ArrayData):
+    """Images with random flips and translations, made on their device.
+
+    An image is mirrored at random in its first pass, then in every other one; it is shifted by up
+    to `translate` pixels each way, filled in by reflection (airbench94, Jordan 2024,
+    arXiv:2404.00498). Both follow from seed, pass and image.
+    """
+
+    flip: bool = False
+    translate: int = 0
+
+    def train_rows(self, seed: int, step: int, batch_size: int, rows: slice) -> Batch:
+        batch = super().train_rows(seed, step, batch_size, rows)
+        walked = positions(seed, step, batch_size, self.num_train, rows)
+        x = batch.x
+        if self.flip:
+            first = _chances(seed, "flip", self.num_train, 2)[walked.indices]
+            mirrored = torch.from_numpy((first + walked.epochs) % 2 == 1).to(x.device)
+            x = torch.where(mirrored.view(-1, 1, 1, 1), x.flip(-1), x)
+        if self.translate:
+            x = self._shifted(x, seed, walked.epochs, walked.indices)
+        return Batch(x, batch.y)
+
+    def _shifted(
+        self, x: Tensor, seed: int, epochs: NDArray[np.int64], indices: NDArray[np.int64]
+    ) -> Tensor:
+        reach, side = self.translate, x.shape[-1]
+        choices = (2 * reach + 1) ** 2
+        drawn = np.empty_like(indices)
+        for epoch in np.unique(epochs):
+            chances = _chances(seed, f"shift {epoch}", self.num_train, choices)
+            drawn[epochs == epoch] = chances[indices[epochs == epoch]]
+        down, right = (torch.from_numpy(part) for part in np.divmod(drawn, 2 * reach + 1))
+        pixel = torch.arange(side)
+        rows = (down[:, None] + pixel).to(x.device)[:, None, :, None]
+        columns = (right[:, None] + pixel).to(x.device)[:, None, None, :]
+        padded = F.pad(x, (reach,) * 4, mode="reflect")
+        image = torch.arange(len(x), device=x.device)[:, None, None, None]
+        channel = torch.arange(x.shape[1], device=x.device)[None, :, None, None]
+        return padded[image, channel, rows, columns]
+
+
+@lru_cache(maxsize=16)
+def _chances(seed: int, what: str, size: int, choices: int) -> NDArray[np.int64]:
+    """Return a number below `choices` for every training image."""
+    random = np.random.RandomState(derived_seed(what, seed))
+    return random.randint(0, choices, size=size).astype(np.int64)
+
+
+@lru_cache(maxsize=2)
+def load(config: Cifar10Config) -> AugmentedData:
+    """Load all images as one tensor, centred and scaled by channel; see `Cifar10Config`.
+
+    Raises:
+        ValueError: no such folder or archive, files missing, damaged or of another kind.
+    """
+    train_x, train_y, val_x, val_y, fingerprint = _read(place(config.path, "cifar10"))
+    train, val = config.train_examples or len(train_y), config.val_examples or len(val_y)
+    return AugmentedData(
+        train_x=_normalised(train_x[:train]),
+        train_y=train_y[:train],
+        val_x=_normalised(val_x[:val]),
+        val_y=val_y[:val],
+        shape=config.shape,
+        fingerprint=fingerprint,
+        flip=config.flip,
+        translate=config.translate,
+    )
+
+
+def _normalised(pixels: Tensor) -> Tensor:
+    mean, std = (torch.tensor(part).view(3, 1, 1) for part in (_MEAN, _STD))
+    return (pixels / 255 - mean) / std
+
+
+def _read(path: Path) -> tuple[Tensor, Tensor, Tensor, Tensor, str]:
+    """Return training images and classes, validation images and classes, and their hash."""
+    read = _reader(path)
+    parts = [_batch(path, name, read) for name in (*_TRAIN, "test_batch")]
+    digest = hashlib.sha256()
+    for images, classes in parts:
+        digest.update(classes.tobytes() + images.tobytes())
+    images = torch.from_numpy(np.concatenate([x for x, _ in parts]).reshape(-1, 3, 32, 32))
+    classes = torch.from_numpy(np.concatenate([y for _, y in parts]).astype(np.int64))
+    cut = len(_TRAIN) * _PER_FILE
+    return images[:cut], classes[:cut], images[cut:], classes[cut:], digest.hexdigest()
+
+
+def _reader(path: Path) -> Read:
+    """Return a function from a file's bare name to its bytes, in a folder or an archive."""
+    if path.is_dir():
+        inner = [path, path / "cifar-10-batches-bin", path / "cifar-10-batches-py"]
+
+        def in_folder(name: str) -> bytes | None:
+            return next((p.read_bytes() for f in inner if (p := f / name).is_file()), None)
+
+        return in_folder
+    if not path.is_file():
+        raise ValueError(f"data 'cifar10': no folder or archive {path}{_ADVICE}")
+    try:
+        with tarfile.open(path) as archive:
+            members = [m for m in archive.getmembers() if m.isfile()]
+            held = {Path(m.name).name: archive.extractfile(m) for m in members}
+            content = {name: file.read() for name, file in held.items() if file is not None}
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise ValueError(f"{path} cannot be read as a tar archive: {error}{_ADVICE}") from None
+    return content.get
+
+
+def _batch(path: Path, name: str, read: Read) -> tuple[Bytes, Bytes]:
+    """Return 10,000 images, (10000, 3072), and their classes."""
+    binary = read(f"{name}.bin")
+    if binary is not None:
+        if len(binary) != _PER_FILE * _RECORD:
+            raise ValueError(
+                f"{name}.bin in {path} must have {_PER_FILE * _RECORD} bytes, got {len(binary)}: "
+                "truncated or damaged"
+            )
+        records = np.frombuffer(binary, dtype=np.uint8).reshape(_PER_FILE, _RECORD)
+        images, classes = records[:, 1:], records[:, 0]
+    else:
+        pickled = read(name)
+        if pickled is None:
+            raise ValueError(f"data 'cifar10': neither {name}.bin nor {name} in {path}{_ADVICE}")
+        images, classes = read_batch(pickled, f"{name} in {path}")
+    good = images.shape == (_PER_FILE, _RECORD - 1) and classes.shape == (_PER_FILE,)
+    if not good:
+        raise ValueError(f"{name} in {path} must have {_PER_FILE} images, got {images.shape}")
+    if classes.max() > 9:
+        raise ValueError(f"{name} in {path} must have classes 0 to 9, got {classes.max()}")
+    return np.ascontiguousarray(images), np.ascontiguousarray(classes)
