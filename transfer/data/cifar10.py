@@ -118,10 +118,10 @@ def _read(path: Path) -> tuple[Tensor, Tensor, Tensor, Tensor, str]:
     digest = hashlib.sha256()
     for images, classes in parts:
         digest.update(classes.tobytes() + images.tobytes())
-    images = torch.from_numpy(np.concatenate([x for x, _ in parts]).reshape(-1, 3, 32, 32))
-    classes = torch.from_numpy(np.concatenate([y for _, y in parts]).astype(np.int64))
+    pixels = torch.from_numpy(np.concatenate([x for x, _ in parts]).reshape(-1, 3, 32, 32))
+    labels = torch.from_numpy(np.concatenate([y for _, y in parts]).astype(np.int64))
     cut = len(_TRAIN) * _PER_FILE
-    return images[:cut], classes[:cut], images[cut:], classes[cut:], digest.hexdigest()
+    return pixels[:cut], labels[:cut], pixels[cut:], labels[cut:], digest.hexdigest()
 
 
 def _reader(path: Path) -> Read:

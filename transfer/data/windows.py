@@ -83,7 +83,7 @@ class WindowData(Dataset):
 
 
 def _num_windows(size: int, length: int, *, spare: bool = False) -> int:
-    """Count windows of length + 1 that overlap by one token; a spare one leaves room for a shift."""
+    """Count windows of length + 1 that overlap by a token; a spare one makes room for a shift."""
     return max(0, (size - (length if spare else 1)) // length)
 
 

@@ -20,7 +20,7 @@ _ROTARY_BASE = 10_000.0
 
 def residual_multiplier(name: str, depth: int) -> float:
     """Return the factor of every residual branch in a model of `depth` blocks."""
-    return {"1": 1.0, "1/sqrt(L)": depth**-0.5, "1/L": 1 / depth}[name]
+    return {"1": 1.0, "1/sqrt(L)": 1 / math.sqrt(depth), "1/L": 1 / depth}[name]
 
 
 def rms_norm(x: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ class Attention(nn.Module):
         return out
 
     def _heads(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B H T K"]:
-        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        return x.reshape(*x.shape[:2], -1, self.head_dim).transpose(1, 2)
 
 
 def rotary(x: Float[Tensor, "B H T K"]) -> Float[Tensor, "B H T K"]:

@@ -59,7 +59,8 @@ class Stage(nn.Module):
         self.norms = nn.ModuleList(BatchNorm(d_out) for _ in sizes)
         for layer in self.convolutions:
             # The first channels pass the input on.
-            nn.init.dirac_(layer.weight[: layer.in_channels])  # type: ignore[union-attr,index,misc]
+            assert isinstance(layer, nn.Conv2d)
+            nn.init.dirac_(layer.weight[: layer.in_channels])
 
     def forward(self, x: Float[Tensor, "B C height width"]) -> Float[Tensor, "B D h w"]:
         """Return D = d_out maps of half the size."""
@@ -87,7 +88,9 @@ class Cnn(nn.Module):
         super().__init__()
         num_patch = shape.inputs[0] * _KERNEL**2
         patch = (shape.inputs[0], _KERNEL, _KERNEL)
-        self.register_buffer("whitening", _both_signs(torch.eye(num_patch).unflatten(1, patch)))
+        self.register_buffer(
+            "whitening", _both_signs(torch.eye(num_patch).reshape(num_patch, *patch))
+        )
         sizes = [2 * num_patch, *(factor * width for factor in _STAGE_FACTORS)]
         pairs = zip(sizes[:-1], sizes[1:], strict=True)
         self.stages = nn.ModuleList(Stage(d_in, d_out, depth) for d_in, d_out in pairs)
@@ -99,7 +102,7 @@ class Cnn(nn.Module):
         patches = F.unfold(x.float(), _KERNEL).transpose(1, 2).flatten(0, 1)
         values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
         scaled = (vectors / (values + _WHITENING_EPS).sqrt()).T.flip(0)
-        self.whitening.copy_(_both_signs(scaled.unflatten(1, self.whitening.shape[1:])))
+        self.whitening.copy_(_both_signs(scaled.reshape(len(scaled), *self.whitening.shape[1:])))
 
     def forward(self, x: Float[Tensor, "B C height width"]) -> Float[Tensor, "B V"]:
         """Return the logits."""

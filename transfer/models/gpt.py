@@ -37,7 +37,7 @@ class Gpt(nn.Module):
         )
         self.head = nn.Linear(width, shape.outputs, bias=False)
         if config.tied:
-            # The initialisation of the head: that of an embedding would give logits of size sqrt(D).
+            # Initialised as a head: as an embedding it would give logits of size sqrt(D).
             self.embedding.weight = self.head.weight
         if config.zero_residual:
             zero_residual_(self.blocks)

@@ -29,7 +29,7 @@ class Mlp(nn.Module):
             for d_in, d_out in zip(sizes[:-1], sizes[1:], strict=True)
         )
 
-    def forward(self, x: Float[Tensor, "batch *inputs"]) -> Float[Tensor, "batch d_output"]:
+    def forward(self, x: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch d_output"]:
         """Return the logits; images are read as vectors."""
         x = x.flatten(1)
         for layer in self.layers[:-1]:
