@@ -356,7 +356,7 @@ def _presets(options: Arguments) -> int:
     from sweeps.reading import list_presets, load_experiment
 
     for name in list_presets():
-        print(f"{name:<18}{load_experiment(name).summary}")
+        print(f"{name:<29}{load_experiment(name).summary}")
     print(f"\nprint one in full: {PROG} show {list_presets()[0]}")
     return DONE
 
