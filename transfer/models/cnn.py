@@ -25,12 +25,15 @@ class BatchNorm(nn.Module):
     needs_whole_batch = True
     """Its statistics are those of the batch: it cannot be computed in parts."""
 
+    gain: Tensor
     running_mean: Tensor
     running_var: Tensor
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(channels))
+        # Never trained, yet there: without one, the backward pass on CUDA devices fails.
+        self.register_buffer("gain", torch.ones(channels))
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
 
@@ -40,6 +43,7 @@ class BatchNorm(nn.Module):
             x,
             self.running_mean,
             self.running_var,
+            weight=self.gain,
             bias=self.bias,
             training=self.training,
             momentum=_NEW_STATISTICS,
