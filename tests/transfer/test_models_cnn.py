@@ -127,7 +127,6 @@ def test_norms_have_a_bias_and_no_gain() -> None:
 
 def test_convolutions_start_by_passing_the_input_on() -> None:
     """The first channels out are those in; the others are drawn at random."""
-    x = torch.randn(2, 24, 6, 6)
     # 24 channels in: fewer than the 40 of the first stage, more than the 10.
     for width in (40, 10):
         for layer in convolutions(Cnn(SHAPE, width, 2)):

@@ -170,8 +170,7 @@ def test_zero_residual_makes_every_block_the_identity(start: str, tied: bool) ->
     for zero in (True, False):
         model = gpt(zero_residual=zero, tied=tied)
         if start != "built":
-            init = "keep" if "keep" in start else "fan-in"
-            adamw = AdamWConfig(init=init)
+            adamw = AdamWConfig(init="keep" if "keep" in start else "fan-in")
             initialise(model, scion(model) if start == "scion" else adamw)
         same = [torch.equal(block(x), x) for block in blocks_of(model)]
         assert same == [zero, zero]
@@ -204,9 +203,7 @@ def test_size_of_the_embedding_does_not_matter() -> None:
 
 
 def test_errors() -> None:
-    with pytest.raises(
-        ValueError, match=r"^width must be a multiple of model.head_dim = 8, got 12"
-    ):
+    with pytest.raises(ValueError, match=r"^width must be a multiple of .*head_dim = 8, got 12$"):
         Family(GptConfig(head_dim=8), SHAPE).build(12, 2)
     for head_dim in (7, 0, -2):
         with pytest.raises(ValueError, match=rf"^head_dim must be even .*got {head_dim}$"):

@@ -32,7 +32,7 @@ def images(batch: int = 3) -> Tensor:
 
 
 def with_patches_swapped(x: Tensor) -> Tensor:
-    """Exchange the first two patches of the first row."""
+    """Exchange the first two patches of every row."""
     return torch.cat([x[..., 4:8], x[..., :4], x[..., 8:]], dim=-1)
 
 
@@ -98,7 +98,7 @@ def test_class_token_matters() -> None:
     model, x = vit(), images()
     before = model(x)
     with torch.no_grad():
-        model.class_token += torch.randn_like(model.class_token)
+        model.class_token.add_(torch.randn_like(model.class_token))
     assert (model(x) - before).abs().max() > 1e-3
 
 
@@ -138,9 +138,7 @@ def test_residual_multipliers(residual: Any, factor: float) -> None:
 
 
 def test_errors() -> None:
-    with pytest.raises(
-        ValueError, match=r"^width must be a multiple of model.head_dim = 8, got 12"
-    ):
+    with pytest.raises(ValueError, match=r"^width must be a multiple of .*head_dim = 8, got 12$"):
         Family(VitConfig(patch=4, head_dim=8), SHAPE).build(12, 2)
     for patch in (3, 8, 16):
         message = rf"^patch must be a divisor of 8 and 12 pixels, got {patch}$"
