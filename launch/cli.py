@@ -374,6 +374,12 @@ def _show(options: Arguments) -> int:
     return DONE
 
 
+def _tokenize(options: Arguments) -> int:
+    from launch.tokenize import tokenize
+
+    return tokenize(options)
+
+
 _HANDLERS: dict[str, Callable[[Arguments], int]] = {
     "run": _run,
     "tune": _tune,
@@ -388,5 +394,6 @@ _HANDLERS: dict[str, Callable[[Arguments], int]] = {
     "list": _list,
     "presets": _presets,
     "show": _show,
+    "tokenize": _tokenize,
 }
 assert _HANDLERS.keys() == COMMANDS.keys(), "every command has a help and a handler"

@@ -110,6 +110,15 @@ COMMANDS: dict[str, Command] = {
         "explain every field instead.",
         example="lmo-transfer show digits-mlp > mine.toml",
     ),
+    "tokenize": Command(
+        help="write token shards from text",
+        text="Encode text files, or the training split of a Hugging Face data set, into the "
+        "shards that data `tokens` reads: the first tokens to validate on, the others to train "
+        "on. Needs tiktoken, and datasets for --dataset.",
+        example="lmo-transfer tokenize --output shards --text book.txt --val-tokens 10000",
+        source=False,
+        fields=False,
+    ),
 }
 
 _SOURCE_HELP = "EXPERIMENT is a preset, a TOML file or a study folder (default: digits-mlp)."
@@ -193,8 +202,26 @@ def _add_options(made: argparse.ArgumentParser, name: str) -> None:
         made.add_argument("--exit-code", action="store_true", help="tell the outcome by exit code")
     if name == "list":
         made.add_argument("--root", metavar="DIR", default="studies", help="folder (studies)")
+    if name == "tokenize":
+        _add_tokenize_options(made)
     if name in ("show", "train"):
         made.add_argument("--fields", action="store_true", help="explain every field")
+
+
+def _add_tokenize_options(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--output", metavar="DIR", required=True, help="folder for the shards")
+    source = made.add_mutually_exclusive_group(required=True)
+    source.add_argument("--text", metavar="FILE", nargs="+", help="UTF-8 files, a document each")
+    source.add_argument("--dataset", metavar="NAME", help="Hugging Face data set, streamed")
+    made.add_argument("--dataset-config", metavar="NAME", help="its configuration (the default)")
+    made.add_argument("--column", metavar="NAME", help="its column of text (text)")
+    made.add_argument("--encoding", metavar="NAME", default="gpt2", help="of tiktoken (gpt2)")
+    made.add_argument(
+        "--shard-tokens", type=int, metavar="N", default=10**8, help="in a shard (100000000)"
+    )
+    made.add_argument(
+        "--val-tokens", type=int, metavar="N", default=10**7, help="to validate on (10000000)"
+    )
 
 
 def split_source(name: str, arguments: list[str]) -> tuple[str | None, list[str]]:
