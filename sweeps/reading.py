@@ -22,7 +22,7 @@ def experiment_from_dict(data: dict[str, Any], source: str) -> Experiment:
     Raises:
         ValueError: one line that names the source, the field path, the value and what is allowed.
     """
-    if isinstance(data.get("data"), dict):
+    if isinstance(data, dict) and isinstance(data.get("data"), dict):
         data = {**data, "data": {"name": "digits", **data["data"]}}
     try:
         # JSON mode is strict about numbers and texts, yet takes lists for tuples.

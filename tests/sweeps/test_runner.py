@@ -33,7 +33,7 @@ import os, signal, sys, time
 if "sweeps.worker" in " ".join(sys.orig_argv):
     import transfer.train as module
     real = module.train
-    def train(config, **rest):
+    def train(config, *compute, **rest):
         if config.width == 101:
             os.kill(os.getpid(), signal.SIGSEGV)
         if config.width == 102:
@@ -45,7 +45,7 @@ if "sweeps.worker" in " ".join(sys.orig_argv):
             open(f"{folder}/started-{config.width}-{os.getpid()}", "w").close()
             while not os.path.exists(f"{folder}/go"):
                 time.sleep(0.01)
-        return real(config, **rest)
+        return real(config, *compute, **rest)
     module.train = train
 """
 
