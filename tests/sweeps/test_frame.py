@@ -23,7 +23,7 @@ def make() -> tuple[list[PlannedRun], dict[str, StoredRun]]:
         run
         for arm in ("scion", "adamw")
         for plan in (check_runs, star_runs, sweep_runs)
-        for run in plan(experiment, arm, experiment.arms[arm].optimizer, "f")
+        for run in plan(experiment, arm, experiment.arms[arm].optimizer)
     ]
     rows = {r.config.run_id: fabricate(r.config, 1 / 3 + i) for i, r in enumerate(planned)}
     ids = list(rows)

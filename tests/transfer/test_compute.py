@@ -101,9 +101,7 @@ def test_batch_normalisation_wants_whole_batches(monkeypatch: pytest.MonkeyPatch
         precision="float32",
     )
     monkeypatch.setattr("transfer.data.load", invented)
-    with pytest.raises(
-        ValueError, match=r"micro_batch_size must be 0: stages.0.norms.0 normalises"
-    ):
+    with pytest.raises(ValueError, match=r"micro_batch_size must be 0: stages.0.norms.0 norm"):
         train(config, ComputeConfig(micro_batch_size=8))
     assert train(config).status in ("done", "diverged")
 

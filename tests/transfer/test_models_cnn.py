@@ -122,7 +122,7 @@ def test_norms_have_a_bias_and_no_gain() -> None:
         assert [name for name, _ in norm.named_parameters()] == ["bias"]
         assert norm.needs_whole_batch and not norm.bias.any()
     kinds = {name.rpartition(".")[2] for name, p in model.named_parameters() if p.ndim == 1}
-    assert kinds == {"bias"}
+    assert kinds == {"bias", "whitening_bias"}
 
 
 def test_convolutions_start_by_passing_the_input_on() -> None:

@@ -67,7 +67,7 @@ def test_overrides_that_do_not_fit(overrides: dict[str, RoleOverride], message: 
     [
         ({"role": "hiden"}, r"model.overrides.x\*.role must be one of input, .*got 'hiden'"),
         ({"norm": "spectrl"}, r"model.overrides.x\*.norm must be one of .*got 'spectrl'"),
-        ({"init": "zero"}, r"model.overrides.x\*.init must be one of boundary, .*got 'zero'"),
+        ({"init": "zeros"}, r"model.overrides.x\*.init must be one of boundary, .*got 'zeros'"),
         ({"radius": 0.0}, "radius must be a finite number above 0, got 0.0"),
         ({"radius": "big"}, r"model.overrides.x\*.radius must be a number, got 'big'"),
         ({"split": 2, "split_sizes": [1, 1]}, "split must be absent beside split_sizes"),

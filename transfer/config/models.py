@@ -117,7 +117,7 @@ class CnnConfig:
 
     def roles(self, depth: int) -> tuple[str, ...]:
         """Return the roles that parameters of a model of this depth have."""
-        return ("convolution", "bias", "output")
+        return ("bias", "convolution", "output")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

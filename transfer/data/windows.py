@@ -28,8 +28,8 @@ class WindowData(Dataset):
         train: Training shards, one array of token ids each.
         val: Validation shards, likewise.
         shape: What a model sees.
-        num_val: Validation sequences, the first ones.
         fingerprint: SHA-256 of the data.
+        val_examples: Validation sequences, the first ones; 0: all of them.
         device: Where batches are made.
     """
 

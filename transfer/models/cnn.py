@@ -77,8 +77,8 @@ class Stage(nn.Module):
 class Cnn(nn.Module):
     """Whitening, three stages, global pooling, head.
 
-    The whitening layer is fixed: `fit_to_data` sets it from training images before training. The
-    published net trains its bias for 0 epochs, so it has none here.
+    The whitening filters are fixed: `fit_to_data` sets them from training images before training.
+    Their biases are trained.
 
     Args:
         shape: Data of images.
@@ -97,6 +97,7 @@ class Cnn(nn.Module):
         )
         sizes = [2 * num_patch, *(factor * width for factor in _STAGE_FACTORS)]
         pairs = zip(sizes[:-1], sizes[1:], strict=True)
+        self.whitening_bias = nn.Parameter(torch.zeros(2 * num_patch))
         self.stages = nn.ModuleList(Stage(d_in, d_out, depth) for d_in, d_out in pairs)
         self.head = nn.Linear(sizes[-1], shape.outputs, bias=False)
 
@@ -110,7 +111,7 @@ class Cnn(nn.Module):
 
     def forward(self, x: Float[Tensor, "B C height width"]) -> Float[Tensor, "B V"]:
         """Return the logits."""
-        x = F.gelu(F.conv2d(x, self.whitening))
+        x = F.gelu(F.conv2d(x, self.whitening, self.whitening_bias))
         for stage in self.stages:
             x = stage(x)
         logits: Tensor = self.head(F.adaptive_max_pool2d(x, 1).flatten(1))
@@ -119,9 +120,8 @@ class Cnn(nn.Module):
     def parameter_roles(self) -> dict[str, str]:
         """Return the role of every parameter: convolution, bias, output."""
         names = [name for name, _ in self.named_parameters()]
-        kinds = {"bias": "bias", "weight": "convolution"}
-        roles = {name: kinds[name.rpartition(".")[2]] for name in names}
-        return roles | {"head.weight": "output"}
+        roles = {name: "bias" if name.endswith("bias") else "convolution" for name in names}
+        return roles | {"whitening_bias": "bias", "head.weight": "output"}
 
 
 def _both_signs(filters: Tensor) -> Tensor:
