@@ -92,8 +92,8 @@ def test_vit(width: int, depth: int) -> None:
 
 @pytest.mark.parametrize(("width", "depth"), [(8, 1), (12, 2)])
 def test_cnn(width: int, depth: int) -> None:
-    """Per image and output pixel: 6 a weight, and 2 for the fixed whitening; maps shrink after the first
-    convolution of a stage."""
+    """6 operations a weight and output pixel, 2 for the fixed whitening; maps shrink after the
+    first convolution of a stage."""
     found = Family(CNN, IMAGES).describe(width, depth)
     sides, sizes = [31, 15, 7, 3], [24, width, 4 * width, 4 * width]
     flops, weights, biases = 2 * 24 * 12 * 31**2, 0, 24
