@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Experiment": "experiment",
-    "list_presets": "experiment",
-    "load_experiment": "experiment",
+    "list_presets": "reading",
+    "load_experiment": "reading",
     "to_frame": "frame",
     "run": "loop",
     "LocalRunner": "runner",

@@ -122,3 +122,9 @@ def test_small_relatives_compute_on_the_cpu(name: str) -> None:
         assert type(mine) is type(its)
         if isinstance(mine, ScionConfig) and isinstance(its, ScionConfig):
             assert mine.roles == its.roles and mine.constrained == its.constrained
+
+
+def test_the_packages_own_names() -> None:
+    import sweeps
+
+    assert all(callable(getattr(sweeps, name)) for name in sweeps.__all__)
