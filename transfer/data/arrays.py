@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from transfer.config import DataShape
-from transfer.data.base import Batch, Dataset, positions
+from transfer.data.base import Batch, Dataset, on_device, positions
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class ArrayData(Dataset):
 
     def train_rows(self, seed: int, step: int, batch_size: int, rows: slice) -> Batch:
         walked = positions(seed, step, batch_size, self.num_train, rows)
-        chosen = torch.from_numpy(walked.indices).to(self.train_y.device)
+        chosen = on_device(torch.from_numpy(walked.indices), self.train_y.device)
         return Batch(self.train_x[chosen], self.train_y[chosen])
 
     def val_rows(self, rows: slice) -> Batch:

@@ -68,6 +68,17 @@ class Dataset(ABC):
         return
 
 
+def on_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor of the host's on a device; a CUDA device is not waited for.
+
+    The copy is queued behind what the device still has to do; from memory that is not pinned, it
+    would be waited for. Pinned memory is handed out again only when the copy is done.
+    """
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
 def derived_seed(*parts: object) -> int:
     """Return a 32-bit seed that depends on all parts, the same on every machine."""
     text = "/".join(str(part) for part in parts)

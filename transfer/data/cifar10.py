@@ -18,7 +18,7 @@ from torch import Tensor
 
 from transfer.config import Cifar10Config
 from transfer.data.arrays import ArrayData
-from transfer.data.base import Batch, derived_seed, positions
+from transfer.data.base import Batch, derived_seed, on_device, positions
 from transfer.data.cache import place
 from transfer.data.python_batch import read_batch
 
@@ -53,7 +53,7 @@ class AugmentedData(ArrayData):
         x = batch.x
         if self.flip:
             first = _chances(seed, "flip", self.num_train, 2)[walked.indices]
-            mirrored = torch.from_numpy((first + walked.epochs) % 2 == 1).to(x.device)
+            mirrored = on_device(torch.from_numpy((first + walked.epochs) % 2 == 1), x.device)
             x = torch.where(mirrored.view(-1, 1, 1, 1), x.flip(-1), x)
         if self.translate:
             x = self._shifted(x, seed, walked.epochs, walked.indices)
@@ -68,10 +68,12 @@ class AugmentedData(ArrayData):
         for epoch in np.unique(epochs):
             chances = _chances(seed, f"shift {epoch}", self.num_train, choices)
             drawn[epochs == epoch] = chances[indices[epochs == epoch]]
-        down, right = (torch.from_numpy(part) for part in np.divmod(drawn, 2 * reach + 1))
-        pixel = torch.arange(side)
-        rows = (down[:, None] + pixel).to(x.device)[:, None, :, None]
-        columns = (right[:, None] + pixel).to(x.device)[:, None, None, :]
+        down, right = (
+            on_device(torch.from_numpy(part), x.device) for part in np.divmod(drawn, 2 * reach + 1)
+        )
+        pixel = torch.arange(side, device=x.device)
+        rows = (down[:, None] + pixel)[:, None, :, None]
+        columns = (right[:, None] + pixel)[:, None, None, :]
         padded = F.pad(x, (reach,) * 4, mode="reflect")
         image = torch.arange(len(x), device=x.device)[:, None, None, None]
         channel = torch.arange(x.shape[1], device=x.device)[None, :, None, None]

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from transfer.config import DataShape, ImagenetConfig
-from transfer.data.base import Batch, Dataset, Position, derived_seed, positions
+from transfer.data.base import Batch, Dataset, Position, derived_seed, on_device, positions
 from transfer.data.cache import place
 from transfer.data.decoder import Decoder, Images
 from transfer.data.folders import Split, scan
@@ -93,13 +93,13 @@ class ImageFolders(Dataset):
     def _batch(self, pixels: NDArray[np.uint8], classes: NDArray[np.int64]) -> Batch:
         """Bring images to the device as bytes, and only there turn them into real numbers."""
         exact = torch.promote_types(self.dtype, torch.float32)
-        images = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2).contiguous()
+        images = on_device(torch.from_numpy(pixels), self.device).permute(0, 3, 1, 2).contiguous()
         mean, std = (
             torch.tensor(values, dtype=exact, device=self.device).view(3, 1, 1)
             for values in (_MEAN, _STD)
         )
         x = ((images.to(exact) / 255 - mean) / std).to(self.dtype)
-        return Batch(x, torch.from_numpy(classes).to(self.device))
+        return Batch(x, on_device(torch.from_numpy(classes), self.device))
 
 
 class _Rows(NamedTuple):
