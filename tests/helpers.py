@@ -22,6 +22,7 @@ from sweeps.table import RunTable, StoredRun, store
 from transfer.config import RunConfig
 
 if TYPE_CHECKING:
+    from transfer.data import Dataset
     from transfer.train import Status
 
 TINY: dict[str, Any] = {
@@ -84,6 +85,38 @@ def toml_of(data: dict[str, Any]) -> str:
     import tomli_w
 
     return tomli_w.dumps(data)
+
+
+# --- data ------------------------------------------------------------------------------------
+
+
+def write_shard(path: Path, tokens: Sequence[int], magic: int = 20240520, version: int = 1) -> None:
+    """Write a token shard as the public scripts do."""
+    header = np.zeros(256, dtype="<i4")
+    header[:3] = magic, version, len(tokens)
+    path.write_bytes(header.tobytes() + np.array(tokens, dtype="<u2").tobytes())
+
+
+def check_batches(loaded: "Dataset", batch_size: int) -> None:
+    """Check that a batch follows from seed and step, and is its rows however it is cut.
+
+    The shares of several ranks, and their micro-batches, are such cuts; the batches are those of
+    the steps up to and past the end of the first pass over the data.
+    """
+    import torch
+
+    for step in (0, loaded.num_train // batch_size, loaded.num_train // batch_size + 1):
+        whole = loaded.train_rows(3, step, batch_size, slice(0, batch_size))
+        for size in (1, 2, 3, batch_size):  # sizes that divide the batch, and others
+            ends = [*range(0, batch_size, size), batch_size]
+            spans = [slice(a, b) for a, b in zip(ends, ends[1:], strict=False)]
+            # Nobody asks in order: every rank knows its own rows only.
+            parts = {k: loaded.train_rows(3, step, batch_size, spans[k]) for k in range(len(spans))}
+            for kind in (0, 1):
+                joined = torch.cat([parts[k][kind] for k in range(len(spans))])
+                assert torch.equal(joined, whole[kind]), f"step {step} in parts of {size}"
+    other = loaded.train_rows(4, 0, batch_size, slice(0, batch_size))
+    assert not torch.equal(loaded.train_rows(3, 0, batch_size, slice(0, batch_size)).x, other.x)
 
 
 # --- records ---------------------------------------------------------------------------------

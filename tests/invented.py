@@ -5,7 +5,7 @@ import torch
 from transfer.config import DataConfig
 from transfer.data.arrays import ArrayData
 from transfer.data.base import Dataset
-from transfer.data.windows import WindowData
+from transfer.data.windows import HeldTexts, WindowData
 
 
 def invented(config: DataConfig) -> Dataset:
@@ -13,7 +13,8 @@ def invented(config: DataConfig) -> Dataset:
     shape, random = config.shape, torch.Generator().manual_seed(0)
     if shape.kind == "tokens":
         text = torch.arange(600).remainder(7).numpy().astype("uint16")
-        return WindowData(train=(text,), val=(text[:80],), shape=shape, fingerprint="")
+        train, val = HeldTexts((text,)), HeldTexts((text[:80],))
+        return WindowData(train=train, val=val, shape=shape, fingerprint="")
     x = torch.randn(40, *shape.inputs, generator=random)
     y = (x.flatten(1)[:, 0] > 0).long()
     return ArrayData(x, y, x[:8], y[:8], shape=shape, fingerprint="")

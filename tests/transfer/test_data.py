@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.helpers import check_batches
 from transfer.config import DigitsConfig
 from transfer.data import load
 from transfer.data.arrays import ArrayData
@@ -134,3 +135,4 @@ def test_rows_are_those_of_the_batch(digits: Arrays) -> None:
     assert np.array_equal(batch.x.numpy(), digits.train_x[FIRST_BATCH])
     part = digits.loaded.train_rows(0, 0, 5, slice(2, 4))
     assert np.array_equal(part.y.numpy(), digits.train_y[FIRST_BATCH[2:4]])
+    check_batches(digits.loaded, 100)

@@ -1,4 +1,4 @@
-"""Characters, token shards and CIFAR-10 from small files, and what is said of bad ones."""
+"""Characters and CIFAR-10 from small files, and what is said of bad ones."""
 
 import io
 import os
@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from tests.helpers import check_batches
 from transfer import data
-from transfer.config import CharactersConfig, Cifar10Config, TokensConfig
+from transfer.config import CharactersConfig, Cifar10Config
 from transfer.data import characters, cifar10
-from transfer.data.base import Dataset
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 
@@ -26,16 +26,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for module in (characters, cifar10):
         module.load.cache_clear()
     return tmp_path / "cache"
-
-
-def check_batches(loaded: Dataset, batch_size: int) -> None:
-    """A batch follows from seed and step; its rows are the same however it is cut."""
-    whole = loaded.train_rows(3, 5, batch_size, slice(0, batch_size))
-    cut = [loaded.train_rows(3, 5, batch_size, slice(k, k + 1)) for k in range(batch_size)]
-    assert torch.equal(whole.x, torch.cat([part.x for part in cut]))
-    assert torch.equal(whole.y, torch.cat([part.y for part in cut]))
-    other = loaded.train_rows(4, 5, batch_size, slice(0, batch_size))
-    assert not torch.equal(whole.x, other.x)
 
 
 # --- characters ------------------------------------------------------------------------------
@@ -110,64 +100,6 @@ def test_bad_characters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     characters.load.cache_clear()
     with pytest.raises(ValueError, match=r"must be the 1,115,394 characters.*got 5 bytes"):
         data.load(config)
-
-
-# --- tokens ----------------------------------------------------------------------------------
-
-
-def shard(path: Path, tokens: list[int], magic: int = 20240520, version: int = 1) -> None:
-    """Write a shard as the public scripts do."""
-    header = np.zeros(256, dtype="<i4")
-    header[:3] = magic, version, len(tokens)
-    path.write_bytes(header.tobytes() + np.array(tokens, dtype="<u2").tobytes())
-
-
-def token_folder(tmp_path: Path) -> TokensConfig:
-    """Write two training shards and one to validate."""
-    shard(tmp_path / "x_train_000001.bin", list(range(100)))
-    shard(tmp_path / "x_train_000002.bin", list(range(100, 150)))
-    shard(tmp_path / "x_val_000000.bin", list(range(200, 241)))
-    return TokensConfig(path=str(tmp_path), vocab_size=256, sequence_length=8)
-
-
-def test_tokens(tmp_path: Path) -> None:
-    config = data.resolve(token_folder(tmp_path))
-    loaded = data.load(config)
-    assert (loaded.num_train, loaded.num_val) == (11 + 5, 5)
-    size = loaded.num_train
-    batch = loaded.train_rows(1, 0, size, slice(0, size))
-    assert (batch.y == batch.x + 1).all(), "no sequence crosses a border of shards"
-    assert len(set(batch.x[:, 0].tolist())) == size, "every window once a pass"
-    assert loaded.val_rows(slice(1, 2)).x.tolist() == [list(range(208, 216))]
-    check_batches(loaded, 4)
-    shard(tmp_path / "x_val_000000.bin", list(range(199, 240)))
-    assert data.resolve(token_folder(tmp_path / ".")).fingerprint == config.fingerprint
-
-
-@pytest.mark.parametrize(
-    ("harm", "message"),
-    [
-        (lambda p: p.unlink(), "no val shard"),
-        (lambda p: shard(p, [1] * 50, magic=3), "must begin with 20240520, got 3"),
-        (lambda p: shard(p, [1] * 50, version=2), "must have version 1, got 2"),
-        (lambda p: p.write_bytes(p.read_bytes()[:-3]), "truncated or damaged"),
-        (lambda p: p.write_bytes(b""), "must begin with 20240520, got nothing"),
-        (lambda p: shard(p, []), "truncated or damaged"),
-        (lambda p: shard(p, [1] * 8), "at least 9 tokens, for sequences of 8, got '8 tokens'"),
-        (lambda p: shard(p, [1] * 40 + [256]), "token id 256, but data.vocab_size is 256"),
-    ],
-)
-def test_bad_shards(tmp_path: Path, harm: Any, message: str) -> None:
-    config = token_folder(tmp_path)
-    harm(tmp_path / "x_val_000000.bin")
-    with pytest.raises(ValueError, match=message) as caught:
-        data.load(config)
-    assert "\n" not in str(caught.value)
-
-
-def test_no_folder_of_shards(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no folder .*absent; `lmo-transfer tokenize"):
-        data.load(TokensConfig(path=str(tmp_path / "absent")))
 
 
 # --- CIFAR-10 --------------------------------------------------------------------------------
@@ -314,11 +246,3 @@ def test_the_real_shakespeare() -> None:
     loaded = data.load(CharactersConfig(path=str(path)))
     assert (loaded.num_train, loaded.num_val) == ((1_003_854 - 1024) // 1024, 111_539 // 1024)
     assert loaded.val_rows(slice(0, loaded.num_val)).x.max() == 64
-
-
-def test_the_real_tokens() -> None:
-    if not (SHARED / "english_val_000000.bin").is_file():
-        pytest.skip(f"no token shards in {SHARED}")
-    loaded = data.load(TokensConfig(path=str(SHARED)))
-    assert loaded.num_train > 16_000 and loaded.num_val > 1_000
-    check_batches(loaded, 4)

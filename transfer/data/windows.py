@@ -3,93 +3,135 @@
 Shapes: B rows, T sequence length.
 """
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from transfer.config import DataShape, require
-from transfer.data.base import Batch, Dataset, derived_seed, positions
+from transfer.config import DataShape
+from transfer.data.base import Batch, Dataset, derived_seed, on_device, positions
 
 Text = NDArray[np.uint16]
 
 
+class Texts(ABC):
+    """Texts of tokens by number; how long they are is known without opening one."""
+
+    @property
+    @abstractmethod
+    def sizes(self) -> NDArray[np.int64]:
+        """Tokens in each of them."""
+
+    @abstractmethod
+    def open(self, number: int) -> Text:
+        """Return a text; it may be gone from memory once others have been opened."""
+
+
+@dataclass(frozen=True)
+class HeldTexts(Texts):
+    """Texts that are held in memory."""
+
+    texts: tuple[Text, ...]
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        return np.array([len(text) for text in self.texts], np.int64)
+
+    def open(self, number: int) -> Text:
+        return self.texts[number]
+
+
 @dataclass(frozen=True)
 class WindowData(Dataset):
-    """Token sequences; no sequence crosses the border of two shards.
+    """Token sequences; no sequence crosses the border of two texts.
 
     A training example is T + 1 tokens in a row: T inputs, and for each of them the next token. The
     windows of a pass over the data lie side by side, from a random start in [0, T) that changes
     with every pass, and are visited in random order.
 
     Args:
-        train: Training shards, one array of token ids each.
-        val: Validation shards, likewise.
+        train: Training texts.
+        val: Validation texts.
         shape: What a model sees.
         fingerprint: SHA-256 of the data.
         val_examples: Validation sequences, the first ones; 0: all of them.
         device: Where batches are made.
     """
 
-    train: tuple[Text, ...]
-    val: tuple[Text, ...]
+    train: Texts
+    val: Texts
     shape: DataShape
     fingerprint: str
     val_examples: int = 0
     device: torch.device = torch.device("cpu")
 
+    @cached_property
+    def _train_ends(self) -> NDArray[np.int64]:
+        """Number of windows up to the end of each training text."""
+        return np.cumsum(_num_windows(self.train.sizes, self.shape.inputs[0], spare=True))
+
+    @cached_property
+    def _val_ends(self) -> NDArray[np.int64]:
+        return np.cumsum(_num_windows(self.val.sizes, self.shape.inputs[0], spare=False))
+
     @property
     def num_train(self) -> int:
-        return sum(
-            _num_windows(len(shard), self.shape.inputs[0], spare=True) for shard in self.train
-        )
+        return int(self._train_ends[-1])
 
     @property
     def num_val(self) -> int:
-        whole = sum(_num_windows(len(shard), self.shape.inputs[0]) for shard in self.val)
+        whole = int(self._val_ends[-1])
         return min(self.val_examples or whole, whole)
 
     def train_rows(self, seed: int, step: int, batch_size: int, rows: slice) -> Batch:
         walked = positions(seed, step, batch_size, self.num_train, rows)
-        length = self.shape.inputs[0]
-        shifts = {e: derived_seed("shift", seed, e) % length for e in map(int, set(walked.epochs))}
-        starts = [shifts[int(epoch)] for epoch in walked.epochs]
-        return self._cut(self.train, walked.indices, starts, spare=True)
+        shifts = np.zeros_like(walked.indices)
+        for epoch in np.unique(walked.epochs):
+            shift = derived_seed("shift", seed, int(epoch)) % self.shape.inputs[0]
+            shifts[walked.epochs == epoch] = shift
+        return self._cut(self.train, self._train_ends, walked.indices, shifts)
 
     def val_rows(self, rows: slice) -> Batch:
         indices = np.arange(rows.start, rows.stop)
-        return self._cut(self.val, indices, [0] * len(indices), spare=False)
+        return self._cut(self.val, self._val_ends, indices, np.zeros_like(indices))
 
     def _cut(
-        self, shards: Sequence[Text], indices: NDArray[np.int64], shifts: list[int], *, spare: bool
+        self,
+        texts: Texts,
+        ends: NDArray[np.int64],
+        indices: NDArray[np.int64],
+        shifts: NDArray[np.int64],
     ) -> Batch:
+        """Return windows by their number in all texts, each moved on by its shift."""
         length = self.shape.inputs[0]
-        ends = np.cumsum([_num_windows(len(shard), length, spare=spare) for shard in shards])
         which = np.searchsorted(ends, indices, side="right")
         firsts = np.concatenate([[0], ends])[which]
-        windows = np.empty((len(indices), length + 1), dtype=np.int64)
-        for row, (shard, index, shift) in enumerate(
-            zip(which, indices - firsts, shifts, strict=True)
-        ):
-            start = int(index) * length + shift
-            windows[row] = shards[shard][start : start + length + 1]
-        tokens = torch.from_numpy(windows).to(self.device)
-        return Batch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
+        starts = ((indices - firsts) * length + shifts).tolist()
+        windows = np.empty((len(indices), length + 1), dtype=np.uint16)
+        # Text by text: each is opened once a batch at most.
+        for row in np.argsort(which, kind="stable").tolist():
+            text = texts.open(int(which[row]))
+            windows[row] = text[starts[row] : starts[row] + length + 1]
+        tokens = torch.from_numpy(windows)
+        x, y = tokens[:, :-1].long(), tokens[:, 1:].long()
+        return Batch(on_device(x, self.device), on_device(y, self.device))
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "WindowData":
         return replace(self, device=device)
 
 
-def _num_windows(size: int, length: int, *, spare: bool = False) -> int:
+def _num_windows(sizes: NDArray[np.int64], length: int, *, spare: bool) -> NDArray[np.int64]:
     """Count windows of length + 1 that overlap by a token; a spare one makes room for a shift."""
-    return max(0, (size - (length if spare else 1)) // length)
+    return np.maximum(0, (sizes - (length if spare else 1)) // length)
 
 
-def require_windows(what: str, shards: Sequence[Text], length: int, *, spare: bool) -> None:
-    """Raise ValueError naming a shard too short for a single window."""
+def require_windows(what: str, size: int, length: int, *, spare: bool) -> None:
+    """Raise ValueError naming a text too short for a single window."""
     least = 2 * length if spare else length + 1
-    for shard in shards:
-        wanted = f"{what} of at least {least} tokens, for sequences of {length}"
-        require(len(shard) >= least, "data", wanted, f"{len(shard)} tokens")
+    if size < least:
+        raise ValueError(
+            f"{what} must have at least {least} tokens, for sequences of {length}, got {size}"
+        )
