@@ -39,6 +39,8 @@ def check_experiment(options: argparse.Namespace, experiment: Experiment) -> int
     folder.mkdir(parents=True, exist_ok=True)  # before minutes are spent
     console = make_console()
     with ConsoleReporter(console) as reporter:
+        for note in load(next(iter(plan.values()))[0].data).notes:
+            reporter.note(note)
         table = measured(plan, steps, reporter, experiment.compute)
     checks = {arm: check_coordinates(table[table["arm"] == arm]) for arm in plan}
     _print_checks(console, experiment, checks)

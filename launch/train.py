@@ -31,9 +31,12 @@ def train_recipe(options: argparse.Namespace, override: Callable[..., Any]) -> i
     compute = ComputeConfig(
         device=options.device or "cpu", micro_batch_size=options.micro_batch_size or 0
     )
-    require_fits(load(run.data), run.data, run.batch_size)
+    data = load(run.data)
+    require_fits(data, run.data, run.batch_size)
     configs = [replace(run, seed=seed) for seed in seeds]
     console = make_console()
+    for note in data.notes:
+        console.print(f"note: {note}", markup=False)
     for change in changed_axes(recipe.run, run):
         console.print(f"note: outside the verdict: {change}", markup=False)
     folder = _folder(options)

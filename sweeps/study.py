@@ -41,6 +41,7 @@ class Study:
         self.folder = folder
         self.experiment = experiment
         self.table = RunTable(folder)
+        self._told: set[str] = set()
 
     @classmethod
     def open(cls, folder: Path) -> "Study":
@@ -161,6 +162,10 @@ class Study:
         if runner is None:
             raise LookupError(f"{len(missing)} of {len(wanted)} runs are missing")
         _with_sources(self.experiment)
+        for note in _data_notes(self.experiment):
+            if note not in self._told:
+                reporter.note(note)
+                self._told.add(note)
         runner.run(self.table, missing, reporter)
         return self.table.read()
 
@@ -187,6 +192,12 @@ def _with_sources(experiment: Experiment) -> Experiment:
     planned = replace(planned, model=replace(experiment.model, fingerprint=fingerprint))
     planned.require_roles(roles_at(planned, planned.sweep.sizes[0]))
     return planned
+
+
+def _data_notes(experiment: Experiment) -> tuple[str, ...]:
+    from transfer import data
+
+    return data.load(experiment.data).notes
 
 
 def _occupied(folder: Path) -> bool:

@@ -8,16 +8,19 @@ from typing import Any
 import pytest
 
 from sweeps.loop import complete
+from sweeps.plan import run_config
 from sweeps.progress import Reporter
 from sweeps.study import Study, reload
 from tests.helpers import (
     DELETE,
     FakeRunner,
     NoRunner,
+    Notes,
     fabricate,
     study_frame,
     tiny_dict,
     tiny_experiment,
+    write_shard,
 )
 from transfer.config import RunConfig
 
@@ -259,3 +262,24 @@ def test_a_batch_larger_than_the_data_is_refused_before_anything_is_made(tmp_pat
     with pytest.raises(ValueError, match="batch_size must be at most the 1437 training examples"):
         Study.create(tmp_path / "a", tiny_experiment({"train.batch_size": 5000}))
     assert not (tmp_path / "a").exists()
+
+
+def test_a_note_about_the_data_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A last shard too short to be used: the user hears of it, before the first run."""
+    monkeypatch.setenv("LMO_TRANSFER_CACHE", str(tmp_path / "cache"))
+    for name, tokens in (("train_0", 200), ("train_1", 5), ("val_0", 50)):
+        write_shard(tmp_path / f"{name}.bin", range(tokens))
+    tokens = {"name": "tokens", "path": str(tmp_path), "vocab_size": 256, "sequence_length": 8}
+    roles = {"embedding": {"norm": "col-norm"}, "hidden": {"norm": "spectral"}}
+    roles["output"] = {"norm": "scaled-sign"}
+    changes = {"model": {"family": "gpt", "head_dim": 4}, "data": tokens}
+    experiment = tiny_experiment({**changes, "arms.scion.optimizer.roles": roles})
+    study, notes = Study.create(tmp_path / "study", experiment), Notes()
+    runner = FakeRunner(lambda config: fabricate(config, 1.0))
+    for seed in (1, 2):
+        optimizer = experiment.arms["scion"].optimizer
+        config = run_config(study.experiment, "scion", optimizer, size=4, seed=seed)
+        study.ensure([config], runner, notes)
+    assert len(notes.notes) == 1 and "train_1.bin, the last one" in notes.notes[0]

@@ -63,7 +63,7 @@ def invented_folder(folder: Path) -> TokensConfig:
 def test_tokens(tmp_path: Path) -> None:
     config = data.resolve(token_folder(tmp_path))
     loaded = data.load(config)
-    assert (loaded.num_train, loaded.num_val) == (11 + 5, 5)
+    assert (loaded.num_train, loaded.num_val) == (11 + 5, 5) and loaded.notes == ()
     size = loaded.num_train
     batch = loaded.train_rows(1, 0, size, slice(0, size))
     assert (batch.y == batch.x + 1).all(), "no sequence crosses a border of shards"
@@ -135,6 +135,54 @@ def test_thousands_of_shards_and_few_descriptors(
     shift = derived_seed("shift", 0, 0) % 8
     firsts = [number + shift + 8 * k for number in range(3000) for k in range(4)]
     assert sorted(batch.x[:, 0].tolist()) == sorted(firsts)
+
+
+# --- the last shard --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("split", "size"), [("train", 15), ("train", 1), ("val", 8)])
+def test_a_short_last_shard_is_left_out_and_said(tmp_path: Path, split: str, size: int) -> None:
+    config = token_folder(tmp_path)
+    before = data.load(config)
+    last = tmp_path / f"x_{split}_999999.bin"
+    write_shard(last, range(size))
+    data.tokens.load.cache_clear()
+    loaded = data.load(config)
+    assert loaded.notes == (
+        f"{split} shard {last.name}, the last one, is too short for a sequence of 8: its {size} "
+        "tokens are not used",
+    )
+    assert (loaded.num_train, loaded.num_val) == (before.num_train, before.num_val)
+    assert torch.equal(
+        loaded.train_rows(0, 0, 16, slice(0, 16)).x, before.train_rows(0, 0, 16, slice(0, 16)).x
+    )
+    assert torch.equal(loaded.val_rows(slice(0, 5)).x, before.val_rows(slice(0, 5)).x)
+    assert loaded.fingerprint != before.fingerprint, "what is there and unused is data too"
+
+
+@pytest.mark.parametrize(("split", "size"), [("train", 16), ("val", 9)])
+def test_a_last_shard_of_one_sequence_is_used(tmp_path: Path, split: str, size: int) -> None:
+    config = token_folder(tmp_path)
+    write_shard(tmp_path / f"x_{split}_999999.bin", range(size))
+    loaded = data.load(config)
+    assert loaded.notes == ()
+    assert (loaded.num_train, loaded.num_val) == ((17, 5) if split == "train" else (16, 6))
+
+
+@pytest.mark.parametrize("name", ["x_train_000000.bin", "x_val_.bin"])
+def test_no_other_shard_may_be_short(tmp_path: Path, name: str) -> None:
+    config = token_folder(tmp_path)
+    write_shard(tmp_path / name, range(8))
+    with pytest.raises(ValueError, match=rf"{name} must have at least \d+ tokens.*only the last"):
+        data.load(config)
+
+
+def test_short_shards_only(tmp_path: Path) -> None:
+    config = token_folder(tmp_path)
+    for number in (1, 2):
+        write_shard(tmp_path / f"x_train_00000{number}.bin", range(15))
+    with pytest.raises(ValueError, match=r"000001.bin must have at least 16 tokens.*got 15"):
+        data.load(config)
 
 
 # --- bad shards ------------------------------------------------------------------------------

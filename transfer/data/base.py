@@ -33,6 +33,8 @@ class Dataset(ABC):
     shape: DataShape
     fingerprint: str
     """SHA-256 of the data and their split."""
+    notes: tuple[str, ...] = ()
+    """What the user should know about the data, a line each."""
 
     @property
     @abstractmethod

@@ -7,7 +7,7 @@ from pathlib import Path
 from transfer.config import TokensConfig
 from transfer.data.cache import place
 from transfer.data.shards import MappedShards, num_tokens, scan
-from transfer.data.windows import WindowData, require_windows
+from transfer.data.windows import WindowData, least_tokens, require_windows
 
 _ADVICE = "; `lmo-transfer tokenize --output DIR` makes such shards, --data.path DIR says where"
 
@@ -20,17 +20,17 @@ def load(config: TokensConfig) -> WindowData:
 
     Raises:
         ValueError: no folder or shards; a shard that is damaged, empty, has token ids beyond the
-            vocabulary, or is too short for a sequence.
+            vocabulary, or is too short for a sequence without being the last of several.
     """
     folder = place(config.path, "tokens")
     digest = hashlib.sha256()
     parts: dict[str, MappedShards] = {}
+    notes: list[str] = []
     for split, pattern in (("train", config.train_files), ("val", config.val_files)):
         paths = _paths(folder, split, pattern)
         sizes = [num_tokens(path) for path in paths]
-        for path, size in zip(paths, sizes, strict=True):
-            what = f"{split} shard {path}"
-            require_windows(what, size, config.sequence_length, spare=split == "train")
+        notes += _require_sequences(split, paths, sizes, config.sequence_length)
+        for path in paths:
             digest.update(f"{split} {_hash(path, config.vocab_size)}\n".encode())
         parts[split] = MappedShards(paths, sizes)
     return WindowData(
@@ -39,6 +39,7 @@ def load(config: TokensConfig) -> WindowData:
         shape=config.shape,
         fingerprint=digest.hexdigest(),
         val_examples=config.val_examples,
+        notes=tuple(notes),
     )
 
 
@@ -49,6 +50,25 @@ def _paths(folder: Path, split: str, pattern: str) -> list[Path]:
     if not paths:
         raise ValueError(f"data 'tokens': no {split} shard {pattern} in {folder}{_ADVICE}")
     return paths
+
+
+def _require_sequences(split: str, paths: list[Path], sizes: list[int], length: int) -> list[str]:
+    """Check that every shard has a sequence; the last of several holds what was left over.
+
+    Returns:
+        A note that says so if the last one is too short to be used.
+    """
+    spare = split == "train"
+    others = "; only the last of several shards may be shorter"
+    *fulls, (last, rest) = zip(paths, sizes, strict=True)
+    for path, size in fulls or [(last, rest)]:
+        require_windows(f"{split} shard {path}", size, length, spare=spare, hint=others)
+    if rest >= least_tokens(length, spare=spare):
+        return []
+    return [
+        f"{split} shard {last.name}, the last one, is too short for a sequence of {length}: its "
+        f"{rest} tokens are not used"
+    ]
 
 
 def _hash(path: Path, vocab_size: int) -> str:

@@ -58,6 +58,7 @@ class WindowData(Dataset):
         shape: What a model sees.
         fingerprint: SHA-256 of the data.
         val_examples: Validation sequences, the first ones; 0: all of them.
+        notes: What the user should know about the data, a line each.
         device: Where batches are made.
     """
 
@@ -66,6 +67,7 @@ class WindowData(Dataset):
     shape: DataShape
     fingerprint: str
     val_examples: int = 0
+    notes: tuple[str, ...] = ()
     device: torch.device = torch.device("cpu")
 
     @cached_property
@@ -128,10 +130,15 @@ def _num_windows(sizes: NDArray[np.int64], length: int, *, spare: bool) -> NDArr
     return np.maximum(0, (sizes - (length if spare else 1)) // length)
 
 
-def require_windows(what: str, size: int, length: int, *, spare: bool) -> None:
+def least_tokens(length: int, *, spare: bool) -> int:
+    """Return the number of tokens of the shortest text with a window."""
+    return 2 * length if spare else length + 1
+
+
+def require_windows(what: str, size: int, length: int, *, spare: bool, hint: str = "") -> None:
     """Raise ValueError naming a text too short for a single window."""
-    least = 2 * length if spare else length + 1
+    least = least_tokens(length, spare=spare)
     if size < least:
         raise ValueError(
-            f"{what} must have at least {least} tokens, for sequences of {length}, got {size}"
+            f"{what} must have at least {least} tokens, for sequences of {length}, got {size}{hint}"
         )
