@@ -29,6 +29,11 @@ class ShardWriter:
         self._written = 0
 
     @property
+    def num_written(self) -> int:
+        """Shards that are in the folder."""
+        return self._written
+
+    @property
     def _size(self) -> int:
         return self._sizes[min(self._written, 1)]
 

@@ -1,9 +1,7 @@
 """`lmo-transfer tokenize`: text from files or a data set of Hugging Face, as token shards."""
 
 import argparse
-import re
-from collections.abc import Iterator, Sequence
-from importlib import import_module
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,18 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from launch.corpus import Piece, needed, pieces_of
 from launch.shards import ShardWriter
-from transfer.config import require
+from transfer.config import require, unknown
 
 _MOST_IDS = 2**16
 _MOST_TOKENS = 2**31 - 1
-_PIECE = 2**18
-"""Characters of a file that are read at once."""
 _BATCH = 64
 """Pieces that are encoded at once."""
-
-Piece = tuple[bool, str]
-"""Whether it begins a document, and text."""
 
 
 def tokenize(options: argparse.Namespace) -> int:
@@ -42,17 +36,32 @@ def tokenize(options: argparse.Namespace) -> int:
     old = sorted(folder.glob("tokens_*.bin"))
     if old:
         raise ValueError(f"--output must be a folder without shards, but there is {old[0]}")
-    pieces = _pieces_of_files(options) if options.text else _pieces_of_dataset(options)
+    pieces = pieces_of(options)
     encoding = _encoding(options.encoding)
     writer = ShardWriter(folder, options.val_tokens, options.shard_tokens)
-    while batch := list(islice(pieces, _BATCH)):
-        writer.add(_encoded(encoding, batch))
-    writer.finish()
+    try:
+        while batch := list(islice(pieces, _BATCH)):
+            writer.add(_encoded(encoding, batch))
+        writer.finish()
+    except BaseException:
+        if writer.num_written:
+            print(f"note: the shards in {folder} hold only the beginning of the text")
+        raise
     return 0
 
 
 def _encoding(name: str) -> Any:
-    encoding = _needed("tiktoken").get_encoding(name)
+    tiktoken = needed("tiktoken")
+    names = tiktoken.list_encoding_names()
+    if name not in names:
+        raise ValueError(unknown("--encoding", name, names))
+    try:
+        encoding = tiktoken.get_encoding(name)
+    except Exception as error:  # of the network, or of files that are others
+        raise ValueError(
+            f"--encoding {name}: tiktoken cannot get its files ({type(error).__name__}); without "
+            "a network, it reads them from the folder that TIKTOKEN_CACHE_DIR names"
+        ) from error
     wanted = f"an encoding of at most {_MOST_IDS} ids, as shards hold 16 bits a token"
     require(encoding.n_vocab <= _MOST_IDS, "--encoding", wanted, f"{name}: {encoding.n_vocab}")
     return encoding
@@ -65,68 +74,3 @@ def _encoded(encoding: Any, batch: Sequence[Piece]) -> NDArray[np.uint16]:
         for (begins, _), row in zip(batch, rows, strict=True)
     ]
     return np.concatenate(parts)
-
-
-def _needed(package: str) -> Any:
-    try:
-        return import_module(package)
-    except ModuleNotFoundError as error:
-        if error.name != package:
-            raise
-        raise ValueError(
-            f"tokenize needs {package}, which is missing: pip install {package}"
-        ) from None
-
-
-def _pieces_of_files(options: argparse.Namespace) -> Iterator[Piece]:
-    """Return the text of files, one document each; empty ones are left out."""
-    for name in ("dataset_config", "column"):
-        flag = f"--{name.replace('_', '-')}"
-        require(
-            getattr(options, name) is None, flag, "left out with --text", getattr(options, name)
-        )
-    for path in map(Path, options.text):
-        require(path.is_file(), "--text", "files", str(path))
-    return (
-        (not number, text)
-        for path in map(Path, options.text)
-        for number, text in enumerate(_pieces(path))
-    )
-
-
-def _pieces(path: Path) -> Iterator[str]:
-    """Read a file in pieces that have the tokens they would have as one.
-
-    GPT-2's pattern gives the last white space before a word a token of its own, or to the word:
-    a cut in front of a newline that other text follows parts what is apart anyway.
-    """
-    held = ""
-    try:
-        with path.open(encoding="utf-8") as file:
-            while block := file.read(_PIECE):
-                held += block
-                cut = max((match.start() for match in re.finditer(r"\n(?=\S)", held)), default=0)
-                if cut:
-                    yield held[:cut]
-                    held = held[cut:]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"--text {path} must be UTF-8: {error}") from None
-    if held:
-        yield held
-
-
-def _pieces_of_dataset(options: argparse.Namespace) -> Iterator[Piece]:
-    """Return the rows of a Hugging Face data set's training split, one document each."""
-    datasets, column = _needed("datasets"), options.column or "text"
-    rows = datasets.load_dataset(
-        options.dataset, options.dataset_config, split="train", streaming=True
-    )
-    return ((True, text) for row in rows if (text := _text(row, column)))
-
-
-def _text(row: dict[str, Any], column: str) -> str:
-    text = row.get(column)
-    if not isinstance(text, str):
-        columns = ", ".join(name for name, value in row.items() if isinstance(value, str))
-        raise ValueError(f"--column must be a column of text ({columns}), got {column!r}")
-    return text

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from launch import shards
+from launch import corpus, shards
 from launch import tokenize as module
 from launch.cli import main
 
@@ -32,18 +32,20 @@ def encoding(num_ids: int = 50257) -> SimpleNamespace:
 @pytest.fixture(autouse=True)
 def tiktoken(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = ModuleType("tiktoken")
-    fake.get_encoding = lambda name: {"gpt2": encoding(), "large": encoding(2**16 + 1)}[name]
+    made = {"gpt2": encoding(), "large": encoding(2**16 + 1)}
+    fake.list_encoding_names = lambda: [*made, "far"]
+    fake.get_encoding = made.__getitem__  # a KeyError stands for what the network raises
     monkeypatch.setitem(sys.modules, "tiktoken", fake)
 
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    """Return the calls of a data set of three rows, one of them empty."""
+    """Return the calls of a data set of four rows, two of them without text."""
     calls: list[tuple[Any, ...]] = []
 
     def load_dataset(name: str, config: str | None, *, split: str, streaming: bool) -> Any:
         calls.append((name, config, split, streaming))
-        rows = ["one two", "", "three"]
+        rows = ["one two", "", None, "three"]
         return iter([{"id": n, "text": row, "title": "t"} for n, row in enumerate(rows)])
 
     fake = ModuleType("datasets")
@@ -124,8 +126,8 @@ def test_reading_in_pieces_changes_no_token(
     piece: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = "\n\nA b.\n\n\nIt's  two\n x\n\t y \n\nend of\nlines\n \n" * 3
-    monkeypatch.setattr(module, "_PIECE", piece)
-    pieces = list(module._pieces(Path(text_file(tmp_path, "text", text))))
+    monkeypatch.setattr(corpus, "_PIECE", piece)
+    pieces = list(corpus.pieces_of_file(Path(text_file(tmp_path, "text", text))))
     assert len(pieces) > 5 and "".join(pieces) == text
     assert sum(map(ids_of, pieces), []) == ids_of(text)
     assert run(tmp_path, "--text", str(tmp_path / "text"), size=1000) == 0
@@ -133,12 +135,15 @@ def test_reading_in_pieces_changes_no_token(
     assert tokens == [EOT, *ids_of(text)], "the end of text stands before documents only"
 
 
-def test_rows_of_a_data_set(tmp_path: Path, asked: list[tuple[Any, ...]]) -> None:
+def test_rows_of_a_data_set(
+    tmp_path: Path, asked: list[tuple[Any, ...]], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(tmp_path, "--dataset", "some/name", "--dataset-config", "part", size=9) == 0
     assert asked == [("some/name", "part", "train", True)]
     tokens = shard(tmp_path / "out" / "tokens_val_000000.bin")
     tokens += shard(tmp_path / "out" / "tokens_train_000000.bin")
     assert tokens == [EOT, *ids_of("one two"), EOT, *ids_of("three")]
+    assert "note: 2 rows without text are left out" in capsys.readouterr().out
 
 
 def test_column(
@@ -146,10 +151,41 @@ def test_column(
 ) -> None:
     assert run(tmp_path, "--dataset", "name", "--column", "title", size=9) == 0
     train = shard(tmp_path / "out" / "tokens_train_000000.bin")
-    assert train == [EOT, *ids_of("t"), EOT, *ids_of("t")]
+    assert train == [EOT, *ids_of("t")] * 3
     capsys.readouterr()
-    again = run(tmp_path / "other", "--dataset", "name", "--column", "id")
-    fails(capsys, again, "--column", "(text, title)", "got 'id'")
+    for column in ("id", "absent"):
+        again = run(tmp_path / "other", "--dataset", "name", "--column", column)
+        fails(capsys, again, "--column", "(text, title)", f"got '{column}'")
+
+
+def test_what_the_package_raises_is_one_line(
+    tmp_path: Path,
+    asked: list[tuple[Any, ...]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Whatever it is, and also in the middle: the shards that are there are no whole text."""
+    real = sys.modules["datasets"].load_dataset
+
+    def breaks(*given: Any, **more: Any) -> Any:
+        yield from real(*given, **more)
+        raise RuntimeError("the connection\nis gone")
+
+    monkeypatch.setattr(sys.modules["datasets"], "load_dataset", breaks)
+    monkeypatch.setattr(module, "_BATCH", 1)
+    assert run(tmp_path, "--dataset", "name") == 2
+    told = capsys.readouterr()
+    assert told.err == "lmo-transfer: --dataset name: the connection is gone\n"
+    assert told.out.endswith(f"note: the shards in {tmp_path / 'out'} hold only the beginning of "
+                             "the text\n")  # fmt: skip
+
+
+def test_an_empty_file_is_left_out_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [text_file(tmp_path, name, text) for name, text in (("1", "a b c"), ("2", ""))]
+    assert run(tmp_path, "--text", *files) == 0
+    assert f"note: {files[1]} is empty and left out" in capsys.readouterr().out
 
 
 def test_existing_shards_stay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -175,6 +211,10 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["--text", "FILE", "--encoding", "far"], ["tiktoken cannot get", "TIKTOKEN_CACHE_DIR"]),
+        (["--text", "FILE", "--encoding", "gtp2"], ["far, gpt2, large", "did you mean 'gpt2'"]),
+        (["--dataset", "FILE"], ["--dataset must be a name or a folder, got the file 'FILE'"]),
+        (["--dataset", "./absent"], ["there is no folder './absent'"]),
         (["--text", "FILE", "--encoding", "large"], ["--encoding", "65536", "large: 65537"]),
         (["--text", "FILE", "--val-tokens", "0"], ["--val-tokens must be from 1", "got 0"]),
         (["--text", "FILE", "--shard-tokens", "-1"], ["--shard-tokens must be", "got -1"]),
