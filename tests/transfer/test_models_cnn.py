@@ -47,6 +47,18 @@ def test_depth_is_the_number_of_convolutions_a_stage(width: int, depth: int) -> 
     assert first == [(b, a, 3, 3) for a, b in zip(sizes[:-1], sizes[1:], strict=True)]
 
 
+@pytest.mark.parametrize(("d_in", "d_out"), [(24, 6), (4, 6), (6, 6)])
+def test_the_first_channels_of_a_convolution_pass_its_input_on(d_in: int, d_out: int) -> None:
+    """The bits of dirac_, which sets number by number."""
+    torch.manual_seed(1)
+    stage = Stage(d_in, d_out, 2)
+    torch.manual_seed(1)
+    for layer, size in zip(convolutions(stage), (d_in, d_out), strict=True):
+        wanted = nn.Conv2d(size, d_out, 3, bias=False).weight
+        nn.init.dirac_(wanted[:size])
+        assert torch.equal(layer.weight, wanted)
+
+
 def test_every_stage_halves_the_image() -> None:
     model, seen = Cnn(SHAPE, 4, 2), []
     for module in model.modules():

@@ -62,9 +62,8 @@ class Stage(nn.Module):
         )
         self.norms = nn.ModuleList(BatchNorm(d_out) for _ in sizes)
         for layer in self.convolutions:
-            # The first channels pass the input on.
             assert isinstance(layer, nn.Conv2d)
-            nn.init.dirac_(layer.weight[: layer.in_channels])
+            _pass_on(layer.weight, layer.in_channels)
 
     def forward(self, x: Float[Tensor, "B C height width"]) -> Float[Tensor, "B D h w"]:
         """Return D = d_out maps of half the size."""
@@ -122,6 +121,14 @@ class Cnn(nn.Module):
         names = [name for name, _ in self.named_parameters()]
         roles = {name: "bias" if name.endswith("bias") else "convolution" for name in names}
         return roles | {"whitening_bias": "bias", "head.weight": "output"}
+
+
+@torch.no_grad()
+def _pass_on(weight: Float[Tensor, "d_out d_in 3 3"], d_in: int) -> None:
+    """Let the first channels pass the input on, as `nn.init.dirac_` does number by number."""
+    weight[:d_in] = 0
+    size = min(weight.shape[:2])
+    weight[:size, :size, 1, 1] = torch.eye(size, dtype=weight.dtype)
 
 
 def _both_signs(filters: Tensor) -> Tensor:
