@@ -2,7 +2,6 @@
 
 import resource
 import sys
-import time
 from typing import Any
 
 import pytest
@@ -117,12 +116,12 @@ def test_published_sizes_of_decoders(width: int, depth: int, millions: int) -> N
     assert count(model) / 1e6 == pytest.approx(millions, rel=0.04)
 
 
-def test_three_billion_parameters_take_neither_time_nor_memory() -> None:
+def test_three_billion_parameters_take_no_memory() -> None:
     """The weights alone would take 12 GB."""
-    start, peak = time.perf_counter(), _peak_bytes()
+    peak = _peak_bytes()
     found = Family(NANO, TokensConfig().shape).describe(2560, 36)
     assert found.parameters == 36 * 12 * 2560**2 + 50304 * 2560
-    assert time.perf_counter() - start < 10 and _peak_bytes() - peak < 2**27
+    assert _peak_bytes() - peak < 2**27
 
 
 def _peak_bytes() -> int:
