@@ -338,6 +338,13 @@ def _coordcheck(options: Arguments) -> int:
     return check_experiment(options, _experiment(options))
 
 
+def _describe(options: Arguments) -> int:
+    from launch.describe import print_costs
+
+    print_costs(_experiment(options), as_json=options.json)
+    return DONE
+
+
 def _roles(options: Arguments) -> int:
     from launch.roles import print_roles
 
@@ -390,6 +397,7 @@ _HANDLERS: dict[str, Callable[[Arguments], int]] = {
     "train": _train,
     "resume": _resume,
     "coordcheck": _coordcheck,
+    "describe": _describe,
     "roles": _roles,
     "list": _list,
     "presets": _presets,

@@ -84,6 +84,13 @@ COMMANDS: dict[str, Command] = {
         "undecided.",
         example="lmo-transfer coordcheck digits-mlp --arm scion --sweep.widths 64 128 256 512",
     ),
+    "describe": Command(
+        help="print size and cost of the models of a sweep",
+        text="Print for every size of the sweep how many parameters the model has, how many "
+        "operations a token or image and a whole run take, and how much memory the activations "
+        "need. Trains nothing and allocates nothing.",
+        example="lmo-transfer describe nanogpt --sweep.widths 256 512 1024 2048",
+    ),
     "roles": Command(
         help="print what every parameter of the model is",
         text="Build the model at the smallest size and print every parameter with its role, norm "
@@ -121,6 +128,8 @@ COMMANDS: dict[str, Command] = {
     ),
 }
 
+_NO_STUDY = ("show", "resume", "roles", "describe", "coordcheck")
+"""Commands about an experiment that have no --study."""
 _SOURCE_HELP = "EXPERIMENT is a preset, a TOML file or a study folder (default: digits-mlp)."
 _FIELDS_HELP = "Any field can be replaced: --sweep.seeds 1 2 (`show --fields` explains them)."
 
@@ -167,9 +176,9 @@ def parser(name: str) -> argparse.ArgumentParser:
 
 
 def _add_options(made: argparse.ArgumentParser, name: str) -> None:
-    if COMMANDS[name].source and name not in ("show", "resume", "roles", "coordcheck"):
+    if COMMANDS[name].source and name not in _NO_STUDY:
         made.add_argument("--study", metavar="DIR", help="study folder (studies/<name>)")
-    if name in ("run", "tune", "sweep", "coordcheck", "show", "roles"):
+    if name in ("run", "tune", "sweep", "coordcheck", "show", "roles", "describe"):
         made.add_argument(
             "--family", metavar="MODULE:FUNCTION", help="your own model family (docs/own-family.md)"
         )
@@ -184,6 +193,8 @@ def _add_options(made: argparse.ArgumentParser, name: str) -> None:
     if name == "verdict":
         made.add_argument("--exit-code", action="store_true", help="tell the verdict by exit code")
         made.add_argument("--json", action="store_true", help="print the verdict as JSON")
+    if name == "describe":
+        made.add_argument("--json", action="store_true", help="print it as JSON")
     if name == "export":
         made.add_argument("--arm", metavar="NAME", help="arm to export (the first with radii)")
         made.add_argument("--output", metavar="FILE", help="recipe file (results/recipe.json)")

@@ -202,7 +202,8 @@ def test_quick_commands_import_nothing_heavy(tmp_path: Path) -> None:
 
     code = (
         "import sys; from launch.cli import main\n"
-        "for words in (['list'], ['presets'], ['show', 'digits-mlp'], ['run', '--help']):\n"
+        "quick = ['list'], ['presets'], ['show', 'digits-mlp'], ['run', '--help']\n"
+        "for words in (*quick, ['describe', '--help']):\n"
         "    main(words)\n"
         "heavy = {'torch', 'pandas', 'matplotlib', 'optuna', 'sklearn', 'scipy', 'submitit'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
