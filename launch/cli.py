@@ -192,7 +192,8 @@ def _work(options: Arguments, study: Any, finish: Callable[..., int]) -> int:
         compute = study.experiment.compute
         with sole_driver(study.folder), LocalRunner(options.workers, compute) as runner:
             study.clean()
-            return finish(options, study, console, runner, ConsoleReporter(console))
+            reporter = ConsoleReporter(console, study.experiment.sweep.axis)
+            return finish(options, study, console, runner, reporter)
     except KeyboardInterrupt:
         console.print(f"\ninterrupted; {resume}", markup=False)
         return INTERRUPTED

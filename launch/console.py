@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from sweeps.progress import Reporter
+from sweeps.sizes import Axis
 from transfer.config import RunConfig
 
 if TYPE_CHECKING:
@@ -27,10 +28,15 @@ def make_console() -> Console:
 
 
 class ConsoleReporter(Reporter):
-    """Shows a live bar on a terminal, plain log lines elsewhere. Use as a context manager."""
+    """Shows a live bar on a terminal, plain log lines elsewhere. Use as a context manager.
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    Args:
+        console: Where to.
+        axis: What tells one run from another, besides its seed.
+    """
+
+    def __init__(self, console: Console, axis: Axis = "width") -> None:
+        self.console, self._axis = console, axis
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._title, self._total, self._done = "", 0, 0
@@ -83,7 +89,8 @@ class ConsoleReporter(Reporter):
 
     def running(self, config: RunConfig, step: int) -> None:
         """Show how far a long run is, beside the bar or in a line now and then."""
-        text = f"width {config.width}, seed {config.seed}: step {step} of {config.steps}"
+        size = f"{self._axis.replace('_', ' ')} {getattr(config, self._axis)}"
+        text = f"{size}, seed {config.seed}: step {step} of {config.steps}"
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, description=f"{self._title} ({text})")
         elif time.monotonic() - self._printed >= _SECONDS_BETWEEN_LINES:

@@ -1,4 +1,4 @@
-"""`lmo-transfer train --recipe`: use a recipe at any width."""
+"""`lmo-transfer train --recipe`: use a recipe at any size."""
 
 import argparse
 from collections.abc import Callable
@@ -10,6 +10,7 @@ from launch.commands import PROG, UsageError
 from launch.console import ConsoleReporter, make_console
 from launch.report import number, print_files
 from sweeps.runner import LocalRunner
+from sweeps.sizes import SIZE_FIELDS, Axis
 from sweeps.table import RunTable, StoredRun
 from transfer.config import NUMERICS, ComputeConfig, RunConfig
 from transfer.data import load, require_fits
@@ -34,19 +35,19 @@ def train_recipe(options: argparse.Namespace, override: Callable[..., Any]) -> i
     data = load(run.data)
     require_fits(data, run.data, run.batch_size)
     configs = [replace(run, seed=seed) for seed in seeds]
-    console = make_console()
+    console, axis = make_console(), swept_axis(recipe)
     for note in data.notes:
         console.print(f"note: {note}", markup=False)
-    for change in changed_axes(recipe.run, run):
+    for change in changed_axes(recipe, run):
         console.print(f"note: outside the verdict: {change}", markup=False)
     folder = _folder(options)
     table = RunTable(folder)
-    reporter = ConsoleReporter(console)
+    reporter = ConsoleReporter(console, axis)
     known = {run_id for run_id, row in table.read().items() if row.status != "failed"}
     missing = [c for c in configs if c.run_id not in known]
     try:
         with reporter, LocalRunner(options.workers, compute) as runner:
-            title = f"train {recipe.name} at width {run.width}"
+            title = f"train {recipe.name} at {axis.replace('_', ' ')} {getattr(run, axis)}"
             reporter.stage(title, len(configs), len(configs) - len(missing))
             if missing:
                 runner.run(table, missing, reporter)
@@ -68,21 +69,37 @@ def _folder(options: argparse.Namespace) -> Path:
     return parents[0]
 
 
-def changed_axes(tuned: RunConfig, run: RunConfig) -> list[str]:
-    """Name what differs from the recipe's run, width and seed aside."""
-    before, after = asdict(tuned), asdict(run)
+def swept_axis(recipe: Recipe) -> Axis:
+    """Return the axis that the recipe's sweep went along; width, if the recipe does not say."""
+    swept = (axis for axis, field in SIZE_FIELDS.items() if f"swept_{field}" in recipe.provenance)
+    return next(swept, "width")
+
+
+def changed_axes(recipe: Recipe, run: RunConfig) -> list[str]:
+    """Name what differs from the recipe's run, the seed and what was swept aside."""
+    before, after = _axes(recipe.run), _axes(run)
+    may_differ = {swept_axis(recipe), "seed", "examples"}
+    fixed = recipe.verdict.get("stepsize", {}).get("fixed")
+    if isinstance(fixed, dict) and "examples" in fixed:  # steps go down as batches grow
+        may_differ = may_differ - {"examples"} | {"steps"}
     return [
         f"{key} {before[key]} -> {after[key]}"
         for key in before
-        if key not in ("width", "seed") and before[key] != after[key]
+        if key not in may_differ and before[key] != after[key]
     ]
+
+
+def _axes(run: RunConfig) -> dict[str, Any]:
+    return asdict(run) | {"examples": run.batch_size * run.steps}
 
 
 def _report(console: Any, recipe: Recipe, rows: list[StoredRun], folder: Path) -> int:
     status = recipe.verdict.get("stepsize", {}).get("status", "none")
     console.print(f"verdict in the recipe: {status}", markup=False)
+    axis = swept_axis(recipe)
+    words, flag = axis.replace("_", " "), axis.replace("_", "-")
     for row in rows:
-        where = f"width {row.config['width']} seed {row.config['seed']}"
+        where = f"{words} {row.config[axis]} seed {row.config['seed']}"
         loss = f"validation loss {number(row.val_loss)}, accuracy {number(row.val_accuracy)}"
         told = {"done": loss, "diverged": f"diverged at step {row.stopped_step}"}
         console.print(
@@ -91,9 +108,10 @@ def _report(console: Any, recipe: Recipe, rows: list[StoredRun], folder: Path) -
         )
     swept = _swept(recipe)
     if swept:
-        console.print(f"at the swept sizes: {swept}", markup=False)
+        sizes = SIZE_FIELDS[axis].replace("_", " ")
+        console.print(f"at the swept {sizes}: {swept}", markup=False)
     print_files(console, [folder / "records"])
-    console.print(f"\nnext: {PROG} train --recipe FILE --width N, or build it in Python: "
+    console.print(f"\nnext: {PROG} train --recipe FILE --{flag} N, or build it in Python: "
                   "Recipe.load(FILE).build_optimizer(model)", markup=False)  # fmt: skip
     return 5 if any(row.status == "failed" for row in rows) else 0
 

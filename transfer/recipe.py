@@ -32,8 +32,8 @@ class Recipe:
     """Settings tuned on a small model, to be used on a large one.
 
     `run` is the run they were tuned for, with every axis that the verdict holds fixed: batch
-    size, steps, schedule, data, depth, precision, alpha, radii. Only its width and seed are to be
-    replaced without leaving the verdict.
+    size, steps, schedule, data, depth, precision, alpha, radii. Only its seed and what was swept,
+    by default the width, are to be replaced without leaving the verdict.
     """
 
     name: str
