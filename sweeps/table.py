@@ -4,6 +4,10 @@ Runs that ended together form one file, `records/<2 hex>/<name>.jsonl`, a line o
 checksum each, and their loss curves `<name>.npz` beside it. A file is written under another name,
 flushed, and published by a hard link: it is there whole or not at all, nothing is overwritten,
 and no lock is needed. What is published never changes.
+
+Only the driver removes files, when it merges many into one: first the new file is published, then
+its name written to `records/merged`, then the old ones go. A reader that finds the same name there
+before and after it listed the folders has missed nothing.
 """
 
 import contextlib
@@ -17,7 +21,7 @@ import time
 import uuid
 import zipfile
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -28,14 +32,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transfer.config import canonical_json
+from transfer.files import replace_file
 
 if TYPE_CHECKING:
     from transfer.train import RunRecord
 
+_MERGED = "merged"
 MERGE_ABOVE = 2000
 """Files above which the driver merges them into one."""
 _READERS = 64
-_RELISTINGS = 5
 # What may differ between two records of one run without being a contradiction.
 _CIRCUMSTANCES = ("wall_s", "host", "finished", "versions")
 
@@ -172,17 +177,35 @@ class RunTable:
         Of several records of one run the first by file name counts, but a failed one gives way
         to one that is not. Damaged lines are left out and reported in `problems`.
         """
-        names: list[str] = []
-        for attempt in range(_RELISTINGS):
-            # A listing of many folders is no snapshot: while the driver merges, one can miss both
-            # the old files and the new one. Two equal ones in a row cannot.
-            previous, names = names, self._list()
-            if not self._load(names):
-                time.sleep(0.05 * 2**attempt)  # a file went away under us, or the listing is old
-            elif names == previous:
-                break
+        names = self._settled(self._load)
         self._rows, self.problems = self._combine(names)
         return self._rows
+
+    def _settled(self, look: Callable[[list[str]], None]) -> list[str]:
+        """List and look at all files until no merge came in between; return their names.
+
+        A listing of many folders is no snapshot: while the driver merges, it can miss both the old
+        files and the new one. If the last merge is the same before and after, nothing was removed
+        but what that merge's file holds, and that one is looked at by its name: so what is missing
+        from the listing, or listed and gone (NFS shows old listings), is in it.
+        """
+        while True:
+            merged = self._last_merged()
+            names = sorted({*self._list(), *merged})
+            look(names)
+            if merged == self._last_merged():
+                return names
+
+    def _last_merged(self) -> list[str]:
+        """Return the name of the file that the last merge made, if there was one."""
+        while True:
+            try:
+                return [(self.folder / _MERGED).read_text("utf-8")]
+            except FileNotFoundError:
+                return []
+            except OSError as error:
+                if error.errno != errno.ESTALE:  # replaced while it was read over NFS
+                    raise
 
     def _list(self) -> list[str]:
         try:
@@ -194,20 +217,21 @@ class RunTable:
         with ThreadPoolExecutor(min(_READERS, len(folders))) as pool:
             return sorted(name for part in pool.map(_record_names, folders) for name in part)
 
-    def _load(self, names: list[str]) -> bool:
-        """Read the files not known yet; False if one was missing."""
+    def _load(self, names: list[str]) -> None:
+        """Read the files not known yet, those that are there."""
         fresh = [name for name in names if name not in self._files]
         if not fresh:
-            return True
+            return
         with ThreadPoolExecutor(min(_READERS, len(fresh))) as pool:
             read = list(pool.map(self._read_file, fresh))
         self._files.update({n: f for n, f in zip(fresh, read, strict=True) if f is not None})
-        return all(file is not None for file in read)
 
     def _read_file(self, name: str) -> _File | None:
         try:
             data = self._path(name).read_bytes()
-        except FileNotFoundError:
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ESTALE):  # merged since it was listed
+                raise
             return None
         file = _File([], [])
         if not data:
@@ -238,10 +262,13 @@ class RunTable:
     def curves(self) -> dict[str, NDArray[np.float32]]:
         """Return the training loss curves of all runs, by run id."""
         found: dict[str, NDArray[np.float32]] = {}
-        names: list[str] | None = None
-        while names != (names := self._list()):  # as in `read`: until two listings agree
+
+        def look(names: list[str]) -> None:
+            found.clear()
             for name in names:
-                found = {**(self._curves_of(name) or {}), **found}
+                found.update({**(self._curves_of(name) or {}), **found})
+
+        self._settled(look)
         return found
 
     def _curves_of(self, name: str) -> dict[str, NDArray[np.float32]] | None:
@@ -263,7 +290,7 @@ class RunTable:
     def merge(self, above: int = MERGE_ABOVE) -> int:
         """If there are more files than `above`, replace the undamaged ones by one; return how many.
 
-        The new file is there before the old ones go, so a reader at any instant finds every run.
+        The new file is there, and named, before the old ones go: a reader misses no run.
         """
         names = self._list()
         if len(names) <= above:
@@ -282,6 +309,7 @@ class RunTable:
         # Sorts right after the oldest merged file: what was first by name stays first.
         merged = f"{whole[0].split('-merged-')[0]}-merged-{uuid.uuid4().hex[:8]}"
         self._publish(merged, list(rows.values()), curves)
+        replace_file(self.folder / _MERGED, lambda path: path.write_text(merged, "utf-8"))
         for name in whole:
             for path in (self._path(name), self._path(name).with_suffix(".npz")):
                 path.unlink(missing_ok=True)

@@ -219,6 +219,85 @@ def test_reader_interrupted_by_a_merge(
     assert sorted(got) == wanted
 
 
+@pytest.mark.parametrize("what", ["rows", "curves"])
+@pytest.mark.parametrize("torn", [1, 2, 7])
+def test_listings_that_merges_tore(
+    table: RunTable, monkeypatch: pytest.MonkeyPatch, torn: int, what: str
+) -> None:
+    """Each misses both the old file and the new one, however often, and all of them are equal."""
+    reader = RunTable(table.folder.parent)
+    for i in range(3):
+        table.publish([stored(f"a{i}")], {f"a{i}": CURVE})
+    real, listed = reader._list, 0
+
+    def listing() -> list[str]:
+        nonlocal listed
+        listed += 1
+        if listed > torn:
+            return real()
+        assert table.merge(above=0) > 0
+        return []
+
+    monkeypatch.setattr(reader, "_list", listing)
+    got = reader.read() if what == "rows" else reader.curves()
+    assert sorted(got) == ["a0", "a1", "a2"]
+
+
+def test_old_listings_and_removed_files(table: RunTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NFS shows a listing from before the merge: what it lists is gone, what it lacks is there."""
+    for i in range(3):
+        table.publish([stored(f"a{i}")], {f"a{i}": CURVE})
+    reader = RunTable(table.folder.parent)
+    before = reader._list()
+    table.merge(above=0)
+    monkeypatch.setattr(reader, "_list", lambda: before)
+    monkeypatch.setattr("sweeps.table.time.sleep", lambda seconds: pytest.fail("it waits"))
+    assert sorted(reader.read()) == sorted(reader.curves()) == ["a0", "a1", "a2"]
+
+
+def test_a_writer_faster_than_the_reader(table: RunTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No two listings are equal; what was there before is read all the same."""
+    for i in range(3):
+        table.publish([stored(f"a{i}")])
+    reader = RunTable(table.folder.parent)
+    real = reader._list
+
+    def listing() -> list[str]:
+        table.publish([stored(f"b{len(jsonl(table))}")])
+        return real()
+
+    monkeypatch.setattr(reader, "_list", listing)
+    assert {"a0", "a1", "a2"} <= reader.read().keys()
+
+
+@pytest.mark.parametrize("instant", [0, 1, 2, 3])
+def test_a_merge_that_is_killed(
+    table: RunTable, monkeypatch: pytest.MonkeyPatch, instant: int
+) -> None:
+    """Before it has named its file, or before it has removed so many of the old ones."""
+    for i in range(3):
+        table.publish([stored(f"a{i}")], {f"a{i}": CURVE})
+    before, removed, real = contents(table), 0, Path.unlink
+
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        nonlocal removed
+        if path.name[0] != ".":
+            removed += 1
+            if removed > instant:
+                raise KeyboardInterrupt
+        real(path, missing_ok)
+
+    with monkeypatch.context() as patch:
+        if instant == 0:
+            patch.setattr("sweeps.table.replace_file", lambda *given: 1 / 0)
+        patch.setattr(Path, "unlink", unlink)
+        with pytest.raises((KeyboardInterrupt, ZeroDivisionError)):
+            table.merge(above=0)
+    assert contents(RunTable(table.folder.parent)) == before
+    table.merge(above=0)
+    assert contents(RunTable(table.folder.parent)) == before and len(jsonl(table)) == 1
+
+
 def test_reader_beside_a_driver_that_merges(table: RunTable) -> None:
     """A reader in a thread of its own reads all the time and never misses a run."""
     published: list[str] = []
