@@ -7,6 +7,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+_MOST_CHARACTERS = 80
+
 
 class _Stand:
     """Takes the place of numpy's own names: it keeps what it is given and does nothing.
@@ -48,7 +50,10 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _STANDS:
-            raise pickle.UnpicklingError(f"it wants to use {module}.{name}")
+            wanted = f"{module}.{name}"[:_MOST_CHARACTERS]  # whatever the file says
+            raise pickle.UnpicklingError(
+                f"it wants to use {wanted!r}, which no batch needs; nothing of it was run"
+            )
         return _STANDS[module, name]
 
 
@@ -63,10 +68,25 @@ def read_batch(content: bytes, where: str) -> tuple[NDArray[np.uint8], NDArray[n
         ValueError: no batch, damaged, or anything else than bytes, texts, lists and arrays.
     """
     try:
+        # The official ones are of Python 2, whose texts are bytes.
         batch = _Unpickler(io.BytesIO(content), encoding="bytes").load()
-        return _bytes_of(batch[b"data"]), np.array(batch[b"labels"], dtype=np.uint8)
+        if not isinstance(batch, dict):
+            raise pickle.UnpicklingError("it is no table of data and labels")
+        missing = [key.decode() for key in (b"labels", b"data") if key not in batch]
+        if missing:
+            raise pickle.UnpicklingError(f"it has no {missing[0]}")
+        classes = _classes_of(batch[b"labels"])
+        return _bytes_of(batch[b"data"]), classes
     except Exception as error:  # a damaged pickle raises whatever its instructions lead to
-        raise ValueError(f"{where} is no batch of CIFAR-10: {error}") from None
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{where} is no batch of CIFAR-10: {reason}") from None
+
+
+def _classes_of(labels: Any) -> NDArray[np.uint8]:
+    """Make the array of a list of numbers; whether they are classes is looked at elsewhere."""
+    if not isinstance(labels, list) or not all(type(k) is int and 0 <= k < 256 for k in labels):
+        raise pickle.UnpicklingError("its labels are no whole numbers from 0 to 255")
+    return np.array(labels, dtype=np.uint8)
 
 
 def _bytes_of(array: Any) -> NDArray[np.uint8]:
