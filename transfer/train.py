@@ -135,8 +135,7 @@ class TrainingRun:
         """Let a model with fixed layers from the data, such as whitening, look at some."""
         fit = getattr(self.model, "fit_to_data", None)
         if fit is not None:
-            rows = slice(0, min(_EXAMPLES_TO_FIT, self.data.num_train))
-            fit(self.data.train_rows(self.config.seed, 0, rows.stop, rows).x)
+            fit(self.data.rows_to_fit(self.config.seed, _EXAMPLES_TO_FIT))
 
     def _loss(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """Return the mean loss in nats, and the logits of our own families."""

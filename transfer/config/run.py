@@ -17,7 +17,7 @@ from transfer.config.optimizers import (
     ScionConfig,
 )
 
-NUMERICS = 1
+NUMERICS = 2
 """Raised whenever a fix changes results: records of other numerics are other runs."""
 
 # Fields added since the first run tables, with the value that every run before had. At that value

@@ -55,6 +55,14 @@ class Dataset(ABC):
             rows: Which of them; start and stop are given, the step is 1.
         """
 
+    def rows_to_fit(self, seed: int, count: int) -> Tensor:
+        """Return up to `count` training inputs that a layer such as whitening is set from.
+
+        They are those of the first batch, unless the data have a reason to give others.
+        """
+        count = min(count, self.num_train)
+        return self.train_rows(seed, 0, count, slice(0, count)).x
+
     @abstractmethod
     def val_rows(self, rows: slice) -> Batch:
         """Return some validation examples, always in the same order."""

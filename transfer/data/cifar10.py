@@ -41,11 +41,15 @@ class AugmentedData(ArrayData):
 
     An image is mirrored at random in its first pass, then in every other one; it is shifted by up
     to `translate` pixels each way, filled in by reflection (airbench94, Jordan 2024,
-    arXiv:2404.00498). Both follow from seed, pass and image.
+    arXiv:2404.00498). Both follow from seed, pass and image. Layers are set from the first
+    training images as they lie.
     """
 
     flip: bool = False
     translate: int = 0
+
+    def rows_to_fit(self, seed: int, count: int) -> Tensor:
+        return self.train_x[:count]
 
     def train_rows(self, seed: int, step: int, batch_size: int, rows: slice) -> Batch:
         batch = super().train_rows(seed, step, batch_size, rows)
