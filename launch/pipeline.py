@@ -175,6 +175,9 @@ def fixed_axes(done: Finished, arm: str) -> dict[str, Any]:
     shape = experiment.data.shape
     if shape.kind == "tokens":
         axes["sequence_length"] = shape.inputs[0]
+    views = getattr(experiment.data, "val_views", "plain")
+    if views != "plain":
+        axes["val_views"] = views
     if isinstance(optimizer, ScionConfig):
         axes |= {"alpha": optimizer.alpha, "constrained": optimizer.constrained}
         if optimizer.average == "oracles":

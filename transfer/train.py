@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +24,8 @@ from transfer.roles import build_optimizer, init_parameters
 from transfer.schedules import factor
 
 Status = Literal["done", "diverged", "failed"]
+Weighted = Sequence[tuple[float, Tensor]]
+"""Inputs with weights of sum 1."""
 
 # Losses are looked at this often: on a GPU every look waits for the device.
 _STEPS_BETWEEN_LOOKS = 10
@@ -135,18 +137,23 @@ class TrainingRun:
         """Let a model with fixed layers from the data, such as whitening, look at some."""
         fit = getattr(self.model, "fit_to_data", None)
         if fit is not None:
-            rows = slice(0, min(_EXAMPLES_TO_FIT, self.data.num_train))
-            fit(self.data.train_rows(self.config.seed, 0, rows.stop, rows).x)
+            fit(self.data.rows_to_fit(self.config.seed, _EXAMPLES_TO_FIT))
 
-    def _loss(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """Return the mean loss in nats, and the logits of our own families."""
+    def _loss(self, batch: Batch, views: Weighted = ()) -> tuple[Tensor, Tensor | None]:
+        """Return the mean loss in nats, and the logits of our own families.
+
+        Those of several views of the inputs, if given, are averaged.
+        """
         own = getattr(self.model, "loss", None)
         if own is not None:
             loss: Tensor = own(batch.x, batch.y)
             good = isinstance(loss, Tensor) and loss.ndim == 0
             require(good, "loss(x, y)", "a tensor without dimensions", loss)
             return loss, None
-        logits: Tensor = self.model(batch.x)
+        if len(views) > 1:
+            logits = torch.stack([share * self.model(x) for share, x in views]).sum(0)
+        else:
+            logits = self.model(batch.x)
         flat, targets = logits.flatten(0, -2), batch.y.flatten()
         smoothing = self.config.label_smoothing
         return F.cross_entropy(flat, targets, label_smoothing=smoothing), logits
@@ -168,7 +175,7 @@ class TrainingRun:
         """Return what some validation rows add to loss and accuracy."""
         batch = self.data.val_rows(rows)
         with self.arithmetic.autocast():
-            loss, logits = self._loss(batch)
+            loss, logits = self._loss(batch, self.data.views(batch.x))
         nan = torch.tensor(math.nan)
         hits = nan if logits is None else logits.argmax(-1) == batch.y
         share = (rows.stop - rows.start) / num_examples

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from tests.launch.conftest import SMALL, Command, one_line
+from transfer.config import NUMERICS
 
 # --- bad input -------------------------------------------------------------------------------
 
@@ -214,4 +215,4 @@ def test_numerics_of_another_version_are_named(study: Path, command: Command) ->
     path.write_text(json.dumps(recipe))
     done = command("train", "--recipe", str(path), "--width", "8", cwd=study)
     assert done.returncode == 0, done.stderr
-    assert "outside the verdict: numerics 0 -> 1" in done.stdout
+    assert f"outside the verdict: numerics 0 -> {NUMERICS}" in done.stdout

@@ -83,6 +83,19 @@ def test_whitened_patches_have_covariance_one() -> None:
     torch.testing.assert_close(covariance(), torch.eye(12), rtol=0, atol=0.05)
 
 
+def test_whitening_counts_every_patch_once() -> None:
+    """However many images are looked at at a time; float32 sums lose little."""
+    x = smooth_images(230)
+    model = Cnn(SHAPE, 4, 1)
+    model.fit_to_data(x)
+    every = [x[:, :, i : i + 31, j : j + 31].double() for i in (0, 1) for j in (0, 1)]
+    patches = torch.stack(every, 2).permute(1, 2, 0, 3, 4).flatten(0, 1).flatten(1)
+    values, vectors = torch.linalg.eigh(patches @ patches.T / patches.shape[1])
+    expected = (vectors / (values + 5e-4).sqrt()).T.flip(0).abs()
+    found = model.whitening[:12].flatten(1).double().abs()
+    torch.testing.assert_close(found, expected, rtol=0, atol=0.01 * expected.max().item())
+
+
 def test_whitening_puts_large_variances_first() -> None:
     """The filter of the largest variance has the smallest weights."""
     model = Cnn(SHAPE, 4, 1)

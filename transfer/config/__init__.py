@@ -15,6 +15,7 @@ from transfer.config.data import (
     DigitsConfig,
     ImagenetConfig,
     TokensConfig,
+    Views,
 )
 from transfer.config.models import (
     CnnConfig,
@@ -96,6 +97,7 @@ __all__ = [
     "DigitsConfig",
     "ImagenetConfig",
     "TokensConfig",
+    "Views",
     "CnnConfig",
     "GptConfig",
     "VitConfig",

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 from transfer.config.checks import STRICT, require
 
 DataKind = Literal["vectors", "images", "tokens"]
+Views = Literal["plain", "mirror", "mirror-translate"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,6 +131,10 @@ class Cifar10Config:
     """Mirror every training image at random in its first epoch, then in every other epoch."""
     translate: int = 0
     """Shift training images by up to so many pixels each way, filled in by reflection."""
+    val_views: Views = "plain"
+    """Views of a validation image whose logits are averaged: plain: itself; mirror: also mirrored;
+    mirror-translate: both of these, for half of the weight shifted by a pixel up and left or down
+    and right."""
     train_examples: int = 0
     """First so many training images; 0: all of them."""
     val_examples: int = 0

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, Union, get_args, get_origin
 
 from transfer.config.checks import STRICT, as_floats, require, unknown
 from transfer.config.data import DATA_CONFIGS, WHERE_DATA_LIE, DataConfig
-from transfer.config.models import MODEL_CONFIGS, ModelConfig, Option, RoleOverride
+from transfer.config.models import MODEL_CONFIGS, CustomConfig, ModelConfig, Option, RoleOverride
 from transfer.config.optimizers import (
     OPTIMIZER_CONFIGS,
     OptimizerConfig,
@@ -17,13 +17,14 @@ from transfer.config.optimizers import (
     ScionConfig,
 )
 
-NUMERICS = 1
+NUMERICS = 2
 """Raised whenever a fix changes results: records of other numerics are other runs."""
 
 # Fields added since the first run tables, with the value that every run before had. At that value
 # they are left out of the hash: those runs keep their ids and are not trained again.
 _ADDED_LATER: dict[str, dict[str, object]] = {
     "optimizer": {"average": "gradients", "init": "fan-in", "clip_norm": 0.0},
+    "data": {"val_views": "plain"},
 }
 
 ScheduleName = Literal["constant", "linear", "constant-linear", "cosine"]
@@ -78,6 +79,10 @@ class RunConfig:
         self.model.require_data(self.data.shape)
         require(0 <= self.label_smoothing < 1, "label_smoothing", "in [0, 1)", self.label_smoothing)
         require(self.seed >= 0, "seed", "at least 0", self.seed)
+        views = getattr(self.data, "val_views", "plain")
+        if isinstance(self.model, CustomConfig):
+            wanted = "plain for a family of your own, which has its own loss"
+            require(views == "plain", "data.val_views", wanted, views)
         if isinstance(self.optimizer, ScionConfig):
             roles = self.model.roles(self.depth)
             if roles is not None:

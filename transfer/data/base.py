@@ -57,9 +57,21 @@ class Dataset(ABC):
             rows: Which of them; start and stop are given, the step is 1.
         """
 
+    def rows_to_fit(self, seed: int, count: int) -> Tensor:
+        """Return up to `count` training inputs that a layer such as whitening is set from.
+
+        They are those of the first batch, unless the data have a reason to give others.
+        """
+        count = min(count, self.num_train)
+        return self.train_rows(seed, 0, count, slice(0, count)).x
+
     @abstractmethod
     def val_rows(self, rows: slice) -> Batch:
         """Return some validation examples, always in the same order."""
+
+    def views(self, x: Tensor) -> list[tuple[float, Tensor]]:
+        """Return what validation averages the logits of: weights, of sum 1, and inputs like x."""
+        return [(1.0, x)]
 
     @abstractmethod
     def to(self, device: torch.device, dtype: torch.dtype) -> "Dataset":

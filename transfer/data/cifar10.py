@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from transfer.config import Cifar10Config
+from transfer.config import Cifar10Config, Views
 from transfer.data.arrays import ArrayData
 from transfer.data.base import Batch, derived_seed, on_device, positions
 from transfer.data.cache import place
@@ -26,6 +26,8 @@ _PER_FILE = 10_000
 _RECORD = 1 + 3 * 32 * 32
 _MEAN = (0.4914, 0.4822, 0.4465)
 _STD = (0.2470, 0.2435, 0.2616)
+_SHIFTS = {-1: 0.25, 0: 0.5, 1: 0.25}
+"""Pixels down and right of the views of one image, with their weights (arXiv:2404.00498)."""
 _TRAIN = tuple(f"data_batch_{k}" for k in range(1, 6))
 _ADVICE = (
     "; get cifar-10-binary.tar.gz or cifar-10-python.tar.gz from "
@@ -41,11 +43,25 @@ class AugmentedData(ArrayData):
 
     An image is mirrored at random in its first pass, then in every other one; it is shifted by up
     to `translate` pixels each way, filled in by reflection (airbench94, Jordan 2024,
-    arXiv:2404.00498). Both follow from seed, pass and image.
+    arXiv:2404.00498). Both follow from seed, pass and image. Layers are set from the first
+    training images as they lie.
     """
 
     flip: bool = False
     translate: int = 0
+    val_views: Views = "plain"
+
+    def rows_to_fit(self, seed: int, count: int) -> Tensor:
+        return self.train_x[:count]
+
+    def views(self, x: Tensor) -> list[tuple[float, Tensor]]:
+        if self.val_views == "plain":
+            return [(1.0, x)]
+        shifts = _SHIFTS if self.val_views == "mirror-translate" else {0: 1.0}
+        side, padded = x.shape[-1], F.pad(x, (1,) * 4, mode="reflect")
+        seen = [(share, padded[..., 1 + k :, 1 + k :]) for k, share in shifts.items()]
+        cut = [(share / 2, y[..., :side, :side]) for share, y in seen]
+        return [(share, way) for share, y in cut for way in (y, y.flip(-1))]
 
     def train_rows(self, seed: int, step: int, batch_size: int, rows: slice) -> Batch:
         batch = super().train_rows(seed, step, batch_size, rows)
@@ -105,6 +121,7 @@ def load(config: Cifar10Config) -> AugmentedData:
         fingerprint=fingerprint,
         flip=config.flip,
         translate=config.translate,
+        val_views=config.val_views,
     )
 
 
