@@ -57,6 +57,7 @@ class Layout:
         split_sizes: Sizes of blocks side by side along d_out, each a matrix or vector of its own:
             a fused query-key-value projection. Empty means one block.
         groups: Groups of a convolution; each is an operator of its own.
+        stacked: Whether the first dimension counts runs, each with such a tensor of its own.
 
     Raises:
         ValueError: an unknown name, or sizes that are not positive.
@@ -65,6 +66,7 @@ class Layout:
     name: LayoutName = "matrix"
     split_sizes: tuple[int, ...] = ()
     groups: int = 1
+    stacked: bool = False
 
     def __post_init__(self) -> None:
         if self.name not in LAYOUT_NAMES:
@@ -82,26 +84,32 @@ class Layout:
     def blocks(self, x: Tensor) -> list[Tensor]:
         """Return the blocks of a parameter as views of it; writing to them writes to `x`."""
         sizes = list(self.split_sizes)
-        return list(torch.split(x, sizes, self._axis)) if sizes else [x]
+        if not sizes:
+            return [x]
+        axis = self._axis
+        return list(torch.split(x, sizes, axis + self.stacked if axis >= 0 else axis))
 
     def to_events(self, block: Tensor, event_ndim: int) -> Tensor:
         """Return a block as (*batch, d), (*batch, d_out, d_in) or (*batch, d_out, d_in, kernel).
 
-        With event_ndim 2 a convolution is a matrix (d_out, d_in * kernel). A view where torch can.
+        With event_ndim 2 a convolution is a matrix (d_out, d_in * kernel). Runs are the first
+        dimension of the batch. A view where torch can.
         """
+        runs = block.shape[: self.stacked]
         match self.name:
             case "matrix" | "batch" | "vector":
                 return block
             case "whole":
-                return block.reshape(-1)
+                return block.reshape(*runs, -1)
             case "transposed" | "batch-transposed":
                 return block.mT
             case "table":
-                return block.reshape(-1, block.shape[-1]).mT
-        first, *rest = block.shape
-        kernels = block.reshape(self.groups, first // self.groups, *rest).flatten(3)
+                return block.reshape(*runs, -1, block.shape[-1]).mT
+        first, *rest = block.shape[self.stacked :]
+        kernels = block.reshape(*runs, self.groups, first // self.groups, *rest)
+        kernels = kernels.flatten(3 + self.stacked)
         if self.name == "conv-transposed":
-            kernels = kernels.transpose(1, 2)
+            kernels = kernels.transpose(-3, -2)
         return kernels if event_ndim == 3 else kernels.flatten(-2)
 
     def from_events(self, events: Tensor, shape: Size) -> Tensor:
@@ -112,13 +120,17 @@ class Layout:
             case "table":
                 return events.mT.reshape(shape)
             case "conv-transposed":
-                groups, d_in, d_out = self.groups, shape[0] // self.groups, shape[1]
-                kernels = events.reshape(groups, d_out, d_in, -1)
-                return kernels.transpose(1, 2).reshape(shape)
+                runs, (first, d_out) = shape[: self.stacked], shape[self.stacked :][:2]
+                kernels = events.reshape(*runs, self.groups, d_out, first // self.groups, -1)
+                return kernels.transpose(-3, -2).reshape(shape)
         return events.reshape(shape)
 
     def event_shapes(self, shape: Size, event_ndim: int) -> list[tuple[int, ...]]:
         """Return the shape of every block's events without their batch dimensions.
+
+        Args:
+            shape: Of the parameter, of one run if runs are stacked.
+            event_ndim: Dimensions of one event.
 
         Raises:
             ValueError: a parameter of this shape cannot be read so.

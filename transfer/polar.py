@@ -84,9 +84,34 @@ def _exact(s: Tensor, dtype: torch.dtype | None, polar: PolarFn) -> Tensor:
     # A batched decomposition raises for all when one matrix is not finite: mask that one, mark
     # it after.
     finite = torch.isfinite(x).all(dim=(-2, -1), keepdim=True)
+    x = torch.where(finite, x, 0.0)
     with matmul_precision("ieee" if x.is_cuda else None):
-        result = polar(torch.where(finite, x, 0.0))
+        result = _one_by_one(x, polar) if _places_matter(x) and x.numel() else polar(x)
     return torch.where(finite, result, torch.nan).to(s.dtype)
+
+
+def _places_matter(x: Tensor) -> bool:
+    """Whether results depend on where a matrix lies, and so on its place in a batch.
+
+    The CPU's libraries round differently for matrices that begin at other multiples of 64 bytes.
+    """
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def _one_by_one(x: Tensor, polar: PolarFn) -> Tensor:
+    """Apply `polar` to copies of the matrices, each of which begins where memory is aligned."""
+    flat = x.reshape(-1, *x.shape[-2:])
+    return torch.stack([polar(matrix.clone()) for matrix in flat]).reshape(x.shape)
+
+
+def _aligned(x: Tensor) -> Tensor:
+    """Append zero rows and columns until every matrix of the batch begins at 64 bytes.
+
+    X X^T too; zeros change nothing else.
+    """
+    multiple = 8 if x.element_size() < 4 else 4
+    rows, columns = (-size % multiple for size in x.shape[-2:])
+    return torch.nn.functional.pad(x, (0, columns, 0, rows)) if rows or columns else x
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,10 +185,13 @@ class NewtonSchulz:
         x = x.mT if flip else x
         frobenius = torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True)
         x = (x / torch.where(frobenius == 0, torch.ones_like(frobenius), frobenius)).to(dtype)
+        rows, columns = x.shape[-2:]
+        x = _aligned(x) if _places_matter(x) else x
         with matmul_precision(self.matmul if x.is_cuda else None):
             for a, b, c in self.coefficients:
                 gram = x @ x.mT
                 x = a * x + (b * gram + c * (gram @ gram)) @ x
+        x = x[..., :rows, :columns]
         return (x.mT if flip else x).to(s.dtype)
 
 

@@ -56,7 +56,11 @@ class Norm(ABC):
 
     @classmethod
     def layout(
-        cls, name: str | None = None, split_sizes: Sequence[int] = (), groups: int = 1
+        cls,
+        name: str | None = None,
+        split_sizes: Sequence[int] = (),
+        groups: int = 1,
+        stacked: bool = False,
     ) -> Layout:
         """Return the layout of that name, or the one that parameters of this norm have otherwise.
 
@@ -64,7 +68,12 @@ class Norm(ABC):
             ValueError: an unknown name, or sizes that do not fit it.
         """
         chosen = default_layout(cls.event_ndim, cls.any_shape) if name is None else name
-        return Layout(name=chosen, split_sizes=tuple(split_sizes), groups=groups)  # type: ignore[arg-type]
+        return Layout(
+            name=chosen,  # type: ignore[arg-type]
+            split_sizes=tuple(split_sizes),
+            groups=groups,
+            stacked=stacked,
+        )
 
     @torch.no_grad()
     def init_(

@@ -2,13 +2,13 @@
 
 from typing import Any, final
 
-import torch
 from torch import Tensor
 
 from transfer.config import require
 from transfer.optimizers.base import LmoOptimizer
-from transfer.optimizers.batch import Length
-from transfer.optimizers.groups import gradients, stepsize, with_gradients
+from transfer.optimizers.batch import Job
+from transfer.optimizers.groups import gradients, with_gradients
+from transfer.optimizers.numbers import add_multiple, multiply, number
 
 
 @final
@@ -34,18 +34,10 @@ class Almond(LmoOptimizer):
     def _ready(self, group: dict[str, Any]) -> list[Tensor]:
         return with_gradients(group)
 
-    def _prepare(
-        self, group: dict[str, Any], params: list[Tensor]
-    ) -> tuple[list[Tensor], list[Tensor], Length]:
-        averages, alpha = self._averages(params), group["alpha"]
-        torch._foreach_mul_(averages, 1 - alpha)
-        return averages, gradients(params), alpha * group["radius"]
+    def _prepare(self, group: dict[str, Any], params: list[Tensor]) -> Job:
+        averages, alpha = self._averages(params), number(group, "alpha")
+        multiply(averages, 1 - alpha)
+        return Job(averages, gradients(params), alpha * number(group, "radius"))
 
     def _finish(self, group: dict[str, Any], params: list[Tensor]) -> None:
-        averages, gamma = self._averages(params), stepsize(group)
-        if isinstance(gamma, Tensor):
-            # In its own dtype: rounded to bfloat16 the stepsize would be off by up to 0.4 %.
-            gamma = gamma.to(averages[0].device)
-            torch._foreach_add_(params, torch._foreach_mul(averages, gamma))
-        else:
-            torch._foreach_add_(params, averages, alpha=gamma)
+        add_multiple(params, self._averages(params), number(group, "lr"))

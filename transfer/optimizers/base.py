@@ -2,21 +2,22 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from transfer.norms import Norm, make_norm
-from transfer.optimizers.batch import Batches, Length
+from transfer.optimizers.batch import Job, Plan, signature
 from transfer.optimizers.groups import (
     DEFAULTS,
     check_keys,
     check_new,
     check_parameters,
     check_settings,
-    stepsize,
 )
+from transfer.optimizers.numbers import Number, multiply
 
 
 class LmoOptimizer(torch.optim.Optimizer):
@@ -27,8 +28,8 @@ class LmoOptimizer(torch.optim.Optimizer):
 
     Args:
         params: Parameters, named parameters, or groups; a group may set every key below.
-        lr: Stepsize gamma, a number or a tensor. The key is called `lr` because torch schedulers
-            write it.
+        lr: Stepsize gamma, a number or a tensor of one. The key is called `lr` because torch
+            schedulers write it.
         norm: Name of the norm, one of `NORMS`.
         radius: Ball radius rho, in units of the norm; positive.
         alpha: Weight of the new gradient or oracle, in (0, 1]; 1 means no averaging.
@@ -40,6 +41,9 @@ class LmoOptimizer(torch.optim.Optimizer):
         joint: Whether all parameters of the group are one long vector (Euclidean and max-norm).
         maximize: Whether to ascend instead.
         foreach: False asks the oracle parameter by parameter: less memory, more time.
+        stacked: Whether the first dimension of every parameter of the group counts runs, each
+            stepped as by an optimizer of its own; lr, radius and alpha may then each be a tensor
+            of one number per run.
 
     Raises:
         ValueError: an unknown key, a setting outside its range, a parameter in two groups, of
@@ -52,8 +56,8 @@ class LmoOptimizer(torch.optim.Optimizer):
         lr: float | Tensor = 2**-10,
         *,
         norm: str = "spectral",
-        radius: float = 1.0,
-        alpha: float = 0.1,
+        radius: float | Tensor = 1.0,
+        alpha: float | Tensor = 0.1,
         constrained: bool = False,
         polar: str = "muon",
         layout: str | None = None,
@@ -62,6 +66,7 @@ class LmoOptimizer(torch.optim.Optimizer):
         joint: bool = False,
         maximize: bool = False,
         foreach: bool | None = None,
+        stacked: bool = False,
     ) -> None:
         settings = {
             "lr": lr,
@@ -76,8 +81,10 @@ class LmoOptimizer(torch.optim.Optimizer):
             "joint": joint,
             "maximize": maximize,
             "foreach": foreach,
+            "stacked": stacked,
         }
         self._norms: dict[tuple[str, str], Norm] = {}
+        self._planned: tuple[list[Any], Plan] | None = None
         super().__init__(params, settings)
 
     # --- groups ---
@@ -106,7 +113,7 @@ class LmoOptimizer(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Called for copies, and by load_state_dict, where a refusal must change nothing.
-        self._norms = {}
+        self._norms, self._planned = {}, None
         groups = state["param_groups"]
         own = self.__dict__.get("param_groups") or [{}] * len(groups)
         for group, before in zip(groups, own, strict=True):
@@ -131,16 +138,27 @@ class LmoOptimizer(torch.optim.Optimizer):
             # Schedules may have changed them since; look before any parameter is touched.
             check_settings(group)
         ready = [(group, self._ready(group)) for group in self.param_groups]
-        batches = Batches()
+        ready = [(group, params) for group, params in ready if params]
+        jobs = [self._job(group, params) for group, params in ready]
+        self._plan(ready).move(jobs)
         for group, params in ready:
-            if params:
-                targets, sources, length = self._prepare(group, params)
-                batches.file(group, self._norm(group), targets, sources, length)
-        batches.move()
-        for group, params in ready:
-            if params:
-                self._finish(group, params)
+            self._finish(group, params)
         return loss
+
+    def _job(self, group: dict[str, Any], params: list[Tensor]) -> Job:
+        job = self._prepare(group, params)
+        # The oracle is odd, so nothing has to be negated but its answer.
+        return replace(job, length=-job.length) if group["maximize"] else job
+
+    def _plan(self, ready: list[tuple[dict[str, Any], list[Tensor]]]) -> Plan:
+        """Return the plan of the last step while it fits."""
+        asked = [(group, self._norm(group), params) for group, params in ready]
+        if torch.compiler.is_compiling():
+            return Plan(asked)
+        key = signature(asked)
+        if self._planned is None or self._planned[0] != key:
+            self._planned = key, Plan(asked)
+        return self._planned[1]
 
     @abstractmethod
     def _begin(self) -> None:
@@ -151,10 +169,8 @@ class LmoOptimizer(torch.optim.Optimizer):
         """Return the parameters of a group that have something to step with."""
 
     @abstractmethod
-    def _prepare(
-        self, group: dict[str, Any], params: list[Tensor]
-    ) -> tuple[list[Tensor], list[Tensor], Length]:
-        """Update the averages; return targets, sources and length: target += lmo(source)."""
+    def _prepare(self, group: dict[str, Any], params: list[Tensor]) -> Job:
+        """Update the averages and return what to ask the oracle for."""
 
     @abstractmethod
     def _finish(self, group: dict[str, Any], params: list[Tensor]) -> None:
@@ -175,8 +191,7 @@ class LmoOptimizer(torch.optim.Optimizer):
         return [self.state[p]["average"] for p in params]
 
 
-def shrink(group: dict[str, Any], params: list[Tensor]) -> None:
+def shrink(group: dict[str, Any], params: list[Tensor], gamma: Number) -> None:
     """Multiply weights by 1 - stepsize if the group is constrained."""
     if group["constrained"]:
-        keep = 1 - stepsize(group)
-        torch._foreach_mul_(params, keep.to(params[0].device) if isinstance(keep, Tensor) else keep)
+        multiply(params, 1 - gamma)

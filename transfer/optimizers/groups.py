@@ -22,6 +22,7 @@ DEFAULTS: dict[str, Any] = {
     "joint": False,
     "maximize": False,
     "foreach": None,
+    "stacked": False,
 }
 """Of every key but `lr`; groups pickled before a key existed get it from here."""
 
@@ -37,12 +38,6 @@ def named(group: dict[str, Any]) -> list[tuple[str, Tensor]]:
     params = group["params"]
     names = group.get("param_names") or [f"#{i}" for i in range(len(params))]
     return list(zip(names, params, strict=True))
-
-
-def stepsize(group: dict[str, Any]) -> float | Tensor:
-    """Return the stepsize; a tensor of one number without its dimensions."""
-    lr: float | Tensor = group["lr"]
-    return lr.reshape(()) if isinstance(lr, Tensor) else lr
 
 
 # --- checks ---
@@ -82,51 +77,76 @@ def check_new(group: dict[str, Any], groups: list[dict[str, Any]]) -> None:
 
 def check_settings(group: dict[str, Any]) -> None:
     """Raise ValueError unless what schedules may change is in its range."""
-    for key in ("constrained", "joint", "maximize"):
+    for key in ("constrained", "joint", "maximize", "stacked"):
         require(type(group[key]) is bool, key, "True or False", group[key])
     require(isinstance(group["polar"], str), "polar", "a name", group["polar"])
     check_stepsize(group)
     check_alpha(group)
-    radius = group["radius"]
-    number = isinstance(radius, (int, float, Tensor)) and type(radius) is not bool
-    require(number, "radius", "a number", radius)
-    require(not isinstance(radius, Tensor), "radius", "a number, not a tensor", radius)
-    require_positive("radius", radius)
+    for radius in _numbers(group, "radius"):
+        require_positive("radius", radius)
 
 
 def check_alpha(group: dict[str, Any]) -> None:
     """Raise ValueError unless alpha is in its range."""
-    alpha = group["alpha"]
-    number = isinstance(alpha, (int, float, Tensor)) and type(alpha) is not bool
-    require(number, "alpha", "a number", alpha)
-    require(not isinstance(alpha, Tensor), "alpha", "a number, not a tensor", alpha)
-    require(0 < alpha <= 1, "alpha", "in (0, 1]", alpha)
+    for alpha in _numbers(group, "alpha"):
+        require(0 < alpha <= 1, "alpha", "in (0, 1]", alpha)
 
 
 def check_stepsize(group: dict[str, Any]) -> None:
-    """Raise ValueError unless the stepsize is in its range.
+    """Raise ValueError unless the stepsize is in its range."""
+    for lr in _numbers(group, "lr"):
+        require(0 <= lr < math.inf, "lr", "a finite number, at least 0", lr)
+        if group["constrained"]:
+            require(lr <= 1, "lr", "at most 1 when constrained", lr)
 
-    Looking into a tensor on a GPU would wait for the device in every step, and break a compiled
-    one: there the range is the caller's to keep.
+
+def _numbers(group: dict[str, Any], key: str) -> list[float]:
+    """Return the numbers of a setting, those of a tensor on a GPU excepted.
+
+    Looking into one would wait for the device in every step, and break a compiled one: there the
+    range is the caller's to keep.
     """
-    lr = group["lr"]
-    number = isinstance(lr, (int, float, Tensor)) and type(lr) is not bool
-    require(number, "lr", "a number or a tensor of one", lr)
-    if isinstance(lr, Tensor):
-        require(lr.numel() == 1, "lr", "one number", lr)
-        if torch.compiler.is_compiling() or lr.device.type != "cpu":
-            return
-        lr = lr.item()
-    require(0 <= lr < math.inf, "lr", "a finite number, at least 0", lr)
-    if group["constrained"]:
-        require(lr <= 1, "lr", "at most 1 when constrained", lr)
+    value = group[key]
+    if isinstance(value, (int, float)) and type(value) is not bool:
+        return [value]
+    require(isinstance(value, Tensor), key, "a number or a tensor", value)
+    if group["stacked"]:
+        runs = count_runs(group)
+        fits = value.shape in ((), (runs,))
+        require(fits, key, f"one number or a vector of {runs}, one per run", value)
+    else:
+        require(key == "lr", key, "a number, not a tensor", value)
+        require(value.numel() == 1, key, "one number", value)
+    if torch.compiler.is_compiling() or value.device.type != "cpu":
+        return []
+    entries: list[float] = value.reshape(-1).tolist()
+    return entries
+
+
+def count_runs(group: dict[str, Any]) -> int:
+    """Return the number of stacked runs.
+
+    Raises:
+        ValueError: the parameters of the group do not agree on it.
+    """
+    firsts = {p.shape[:1] for p in group["params"]}
+    if len(firsts) > 1 or firsts & {(), (0,)}:
+        shapes = {name: tuple(p.shape) for name, p in named(group)}
+        raise ValueError(
+            "stacked must be False unless the first dimension of every parameter of the group "
+            f"counts the same runs, got shapes {shapes}"
+        )
+    return firsts.pop()[0] if firsts else 0
 
 
 def check_parameters(group: dict[str, Any], norm: Norm) -> None:
     """Raise ValueError unless the norm, in the group's layout, can read every parameter."""
     sizes = group["split_sizes"]
     require(isinstance(sizes, (list, tuple)), "split_sizes", "a list of sizes", sizes)
-    layout = norm.layout(group["layout"], sizes, group["groups"])
+    stacked: bool = group["stacked"]
+    layout = norm.layout(group["layout"], sizes, group["groups"], stacked)
+    if stacked:
+        count_runs(group)
     whole = norm.any_shape and layout.name == "whole"
     if group["joint"] and not whole:
         raise ValueError(
@@ -140,7 +160,7 @@ def check_parameters(group: dict[str, Any], norm: Norm) -> None:
                 f"parameter {name} must be of real floating point, got {parameter.dtype}{hint}"
             )
         try:
-            layout.event_shapes(parameter.shape, norm.event_ndim)
+            layout.event_shapes(parameter.shape[stacked:], norm.event_ndim)
         except ValueError as error:
             raise ValueError(f"parameter {name}: {group['norm']}: {error}") from None
 

@@ -6,10 +6,12 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from transfer.config import require
 from transfer.optimizers.base import LmoOptimizer, shrink
-from transfer.optimizers.batch import Length
+from transfer.optimizers.batch import Job
 from transfer.optimizers.folded import FoldedGradient
-from transfer.optimizers.groups import check_alpha, named, require_dense, stepsize
+from transfer.optimizers.groups import check_alpha, named, require_dense
+from transfer.optimizers.numbers import number
 
 
 @final
@@ -27,12 +29,16 @@ class ScionLight(LmoOptimizer):
     into `p.grad` by hand is folded, and freed, by the step. DistributedDataParallel averages over
     processes only after the hook, and fails on the stand-in.
 
-    Arguments and errors: see `LmoOptimizer`.
+    Arguments and errors: see `LmoOptimizer`; `stacked` must be False.
 
     References:
         Pethick et al. 2025, arXiv:2502.07529, the algorithm Scion Light; there the average lives
         in `p.grad`, which clipping, scaling and schedules of alpha spoil.
     """
+
+    def _check_group(self, group: dict[str, Any]) -> None:
+        require(not group["stacked"], "stacked", "False for ScionLight", group["stacked"])
+        super()._check_group(group)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group and hook its parameters."""
@@ -95,13 +101,12 @@ class ScionLight(LmoOptimizer):
     def _ready(self, group: dict[str, Any]) -> list[Tensor]:
         return [p for p in group["params"] if self.state.get(p, {}).get("folded")]
 
-    def _prepare(
-        self, group: dict[str, Any], params: list[Tensor]
-    ) -> tuple[list[Tensor], list[Tensor], Length]:
+    def _prepare(self, group: dict[str, Any], params: list[Tensor]) -> Job:
+        gamma = number(group, "lr")
         for p in params:
             self.state[p]["folded"] = False
-        shrink(group, params)
-        return params, self._averages(params), stepsize(group) * group["radius"]
+        shrink(group, params, gamma)
+        return Job(params, self._averages(params), gamma * number(group, "radius"))
 
     def _finish(self, group: dict[str, Any], params: list[Tensor]) -> None:
         pass

@@ -2,12 +2,12 @@
 
 from typing import Any, final
 
-import torch
 from torch import Tensor
 
 from transfer.optimizers.base import LmoOptimizer, shrink
-from transfer.optimizers.batch import Length
-from transfer.optimizers.groups import gradients, stepsize, with_gradients
+from transfer.optimizers.batch import Job
+from transfer.optimizers.groups import gradients, with_gradients
+from transfer.optimizers.numbers import average_in, number
 
 
 @final
@@ -33,13 +33,11 @@ class Scion(LmoOptimizer):
     def _ready(self, group: dict[str, Any]) -> list[Tensor]:
         return with_gradients(group)
 
-    def _prepare(
-        self, group: dict[str, Any], params: list[Tensor]
-    ) -> tuple[list[Tensor], list[Tensor], Length]:
-        averages = self._averages(params)
-        torch._foreach_lerp_(averages, gradients(params), group["alpha"])
-        shrink(group, params)
-        return params, averages, stepsize(group) * group["radius"]
+    def _prepare(self, group: dict[str, Any], params: list[Tensor]) -> Job:
+        averages, gamma = self._averages(params), number(group, "lr")
+        average_in(averages, gradients(params), number(group, "alpha"))
+        shrink(group, params, gamma)
+        return Job(params, averages, gamma * number(group, "radius"))
 
     def _finish(self, group: dict[str, Any], params: list[Tensor]) -> None:
         pass
