@@ -142,8 +142,7 @@ def load(config: ImagenetConfig) -> ImageFolders:
         raise ValueError("data 'imagenet' needs Pillow, which is missing: pip install pillow")
     folder = place(config.path, "imagenet")
     train, val, fingerprint = scan(folder, config.num_classes)
-    every = [part.paths(np.arange(len(part.names))) for part in (train, val)]
-    require_whole(folder, fingerprint, [*every[0], *every[1]])
+    require_whole(folder, fingerprint, lambda: [*train.all_paths(), *val.all_paths()])
     shuffler = np.random.RandomState(derived_seed("imagenet validation"))
     order = shuffler.permutation(len(val.names)).astype(np.int64)
     return ImageFolders(

@@ -1,7 +1,7 @@
 """Whether image files are whole, told by their first and last bytes: nothing is decoded."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,13 +14,13 @@ _TAIL = 4096
 _READERS, _AT_ONCE = 32, 256
 
 
-def require_whole(folder: Path, fingerprint: str, paths: Sequence[str]) -> None:
+def require_whole(folder: Path, fingerprint: str, paths: Callable[[], Sequence[str]]) -> None:
     """Look at the ends of all files once; the cache remembers that they were whole.
 
     Args:
         folder: Where they are.
         fingerprint: Hash of their names and sizes; if it changes, they are looked at again.
-        paths: The files.
+        paths: Lists the files; a million paths take their time, so they are asked for if needed.
 
     Raises:
         ValueError: one is empty, no JPEG or PNG file, or truncated; the message names it.
@@ -29,7 +29,7 @@ def require_whole(folder: Path, fingerprint: str, paths: Sequence[str]) -> None:
     if notes is not None and notes.get("whole") == fingerprint:
         return
     with ThreadPoolExecutor(_READERS) as pool:
-        for problem in pool.map(_first_problem, _chunks(paths)):
+        for problem in pool.map(_first_problem, _chunks(paths())):
             if problem:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise ValueError(problem)
