@@ -236,6 +236,34 @@ def test_bad_cifar10(tmp_path: Path) -> None:
         data.load(Cifar10Config(path=str(folder)))
 
 
+@pytest.mark.usefixtures("few")
+def test_a_flipped_bit_in_an_archive(tmp_path: Path) -> None:
+    """Also one that leaves all headers right: the checksum behind the archive tells."""
+    path = python_archive(tmp_path / "python.tar.gz")
+    whole = path.read_bytes()
+    config = Cifar10Config(path=str(path))
+    # First come the time, the system and the name that it was made with.
+    for place in range(40, len(whole), len(whole) // 50):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        cifar10.load.cache_clear()
+        with pytest.raises(ValueError) as caught:
+            data.load(config)
+        assert "\n" not in str(caught.value)
+    for size in (len(whole) - 1, len(whole) - 8, len(whole) // 2, 11):
+        path.write_bytes(whole[:size])
+        with pytest.raises(ValueError, match="cannot be read as a tar archive"):
+            data.load(config)
+
+
+@pytest.mark.usefixtures("few")
+def test_more_images_than_there_are(tmp_path: Path) -> None:
+    path = str(binary_folder(tmp_path / "bin"))
+    loaded = data.load(Cifar10Config(path=path, train_examples=21, val_examples=4))
+    assert (loaded.num_train, loaded.num_val) == (20, 4)
+    assert loaded.notes == ("data.train_examples is 21, but there are only 20: all of them are "
+                            "used",)  # fmt: skip
+
+
 # --- the real files --------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +15,10 @@ import torch
 from PIL import Image
 
 from transfer.config import ImagenetConfig
-from transfer.data import load
+from transfer.data import load, whole
 from transfer.data.base import positions
 from transfer.data.decoder import Decoder
+from transfer.data.folders import scan
 from transfer.data.imagenet import ImageFolders
 from transfer.data.imagenet import load as load_folders
 
@@ -31,6 +33,14 @@ def paint(path: Path, seed: int, size: tuple[int, int] = (14, 11)) -> None:
     pixels = np.random.RandomState(seed).randint(0, 15, (size[1], size[0], 3))
     pixels[..., 0] = 20 * seed
     Image.fromarray(pixels.astype(np.uint8)).save(path)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the cache of whoever runs the tests out of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LMO_TRANSFER_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -221,11 +231,80 @@ def test_missing_pillow_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_damaged_image_is_named(copy: Path) -> None:
-    broken = copy / "val" / "a" / "1.JPEG"
-    broken.write_bytes(broken.read_bytes()[:200])
+    """Its ends are right: what is wrong inside shows when it is decoded."""
+    broken = copy / "val" / "a" / "0.png"
+    content = broken.read_bytes()
+    broken.write_bytes(content[:41] + bytes(len(content) - 53) + content[-12:])
     data = load(config_of(copy))
     try:
         with pytest.raises(ValueError, match=rf"image {broken} must be a whole JPEG or PNG"):
             data.val_rows(slice(0, NUM_VAL))
     finally:
         data.close()
+
+
+@pytest.mark.parametrize("name", ["val/a/1.JPEG", "val/a/0.png", "train/b/8.png"])
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (lambda content: b"", "it is empty"),
+        (lambda content: b"<html>" * 99, "it begins with b'<htm'"),
+        (lambda content: content[:200], "it is truncated"),
+        (lambda content: content[:-1], "it is truncated"),
+    ],
+    ids=["empty", "page", "truncated", "last byte"],
+)
+def test_ends_of_images_are_looked_at_before_training(
+    copy: Path, name: str, harm: Any, message: str
+) -> None:
+    (copy / name).write_bytes(harm((copy / name).read_bytes()))
+    with pytest.raises(ValueError, match=rf"image {copy / name} must be a whole.*{message}"):
+        load(config_of(copy))
+
+
+@pytest.mark.parametrize("size", [1, 10_000])
+@pytest.mark.parametrize("name", ["val/a/1.JPEG", "val/a/0.png"])
+def test_what_follows_the_end_of_an_image_does_not_matter(copy: Path, name: str, size: int) -> None:
+    with (copy / name).open("ab") as file:
+        file.write(bytes(size))
+    loaded = load(config_of(copy))
+    try:
+        assert loaded.val_rows(slice(0, NUM_VAL)).x.isfinite().all()
+    finally:
+        loaded.close()
+
+
+def test_the_end_of_a_thumbnail_is_not_the_end_of_its_image(copy: Path) -> None:
+    """As cameras write them: a small JPEG in the head of a large one."""
+    path = copy / "val" / "a" / "1.JPEG"
+    paint(path, 1, (600, 500))
+    content = path.read_bytes()
+    thumbnail = b"\xff\xda" + b"small" + b"\xff\xd9"
+    head = b"\xff\xe1" + (2 + len(thumbnail)).to_bytes(2, "big") + thumbnail
+    content = content[:2] + head + content[2:]
+    assert len(content) > 3 * 4096
+    path.write_bytes(content)
+    load(config_of(copy))
+    path.write_bytes(content[:-4200])
+    scan.cache_clear()
+    with pytest.raises(ValueError, match="it is truncated"):
+        load(config_of(copy))
+
+
+def test_images_are_looked_at_once(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[str] = []
+    real = whole._problem
+    monkeypatch.setattr(whole, "_problem", lambda path: (looked.append(path), real(path))[1])
+    for _ in range(2):
+        load(config_of(copy))
+    assert len(looked) == NUM_TRAIN + NUM_VAL
+    (copy / "val" / "a" / "0.png").rename(copy / "val" / "a" / "x.png")
+    scan.cache_clear()
+    load(config_of(copy))
+    assert len(looked) == 2 * (NUM_TRAIN + NUM_VAL), "other files, another look"
+
+
+def test_more_validation_images_than_there_are(data: ImageFolders, folder: Path) -> None:
+    loaded = load(config_of(folder, val_examples=7))
+    assert loaded.num_val == NUM_VAL and data.notes == ()
+    assert loaded.notes == ("data.val_examples is 7, but there are only 6: all of them are used",)

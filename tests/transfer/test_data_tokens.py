@@ -3,6 +3,7 @@
 import hashlib
 import os
 import resource
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -195,8 +196,10 @@ def test_short_shards_only(tmp_path: Path) -> None:
         (lambda p: write_shard(p, [1] * 50, magic=3), "must begin with 20240520, got 3"),
         (lambda p: write_shard(p, [1] * 50, version=2), "must have version 1, got 2"),
         (lambda p: p.write_bytes(p.read_bytes()[:-3]), "truncated or damaged"),
-        (lambda p: p.write_bytes(b""), "must begin with 20240520, got nothing"),
-        (lambda p: write_shard(p, []), "truncated or damaged"),
+        (lambda p: p.write_bytes(b""), "must have a header of 1024 bytes, got 0 bytes"),
+        (lambda p: p.write_bytes(p.read_bytes()[:500]), "a header of 1024 bytes, got 500 bytes"),
+        (lambda p: p.write_bytes(p.read_bytes() + b"ab"), "1106 bytes for the 41 .* got 1108"),
+        (lambda p: write_shard(p, []), "must have at least 1 token, got 0 in its header"),
         (lambda p: write_shard(p, [1] * 8), "at least 9 tokens, for sequences of 8, got 8"),
         (lambda p: write_shard(p, [1] * 40 + [256]), "token id 256, but data.vocab_size is 256"),
     ],
@@ -212,6 +215,29 @@ def test_bad_shards(tmp_path: Path, harm: Any, message: str) -> None:
 def test_no_folder_of_shards(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no folder .*absent; `lmo-transfer tokenize"):
         data.load(TokensConfig(path=str(tmp_path / "absent")))
+
+
+@pytest.mark.parametrize("pattern", ["", "/data/*.bin"])
+def test_patterns_are_of_names(tmp_path: Path, pattern: str) -> None:
+    config = replace(token_folder(tmp_path), val_files=pattern)
+    with pytest.raises(ValueError, match="data.val_files must be a pattern of names") as caught:
+        data.load(config)
+    assert repr(pattern) in str(caught.value)
+
+
+def test_no_shard_is_trained_and_validated_on(tmp_path: Path) -> None:
+    config = replace(token_folder(tmp_path), train_files="*.bin")
+    with pytest.raises(
+        ValueError, match=r"x_val_000000.bin must be in one part of the data.*'\*.b"
+    ):
+        data.load(config)
+
+
+def test_more_validation_sequences_than_there_are(tmp_path: Path) -> None:
+    for asked, notes in ((5, ()), (6, ("data.val_examples is 6, but there are only 5: all of "
+                                       "them are used",))):  # fmt: skip
+        loaded = data.load(replace(token_folder(tmp_path), val_examples=asked))
+        assert (loaded.num_val, loaded.notes) == (5, notes)
 
 
 @pytest.mark.parametrize("tokens", [0, 99, 101])

@@ -20,6 +20,7 @@ class ArrayData(Dataset):
         val_y: Validation classes, likewise.
         shape: What a model sees.
         fingerprint: SHA-256 of the raw data and the split.
+        notes: What the user should know about the data, a line each.
     """
 
     train_x: Tensor
@@ -28,6 +29,7 @@ class ArrayData(Dataset):
     val_y: Tensor
     shape: DataShape
     fingerprint: str
+    notes: tuple[str, ...] = ()
 
     @property
     def num_train(self) -> int:

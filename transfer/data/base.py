@@ -93,6 +93,19 @@ def on_device(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device)
 
 
+def part_notes(**parts: tuple[int, int]) -> tuple[str, ...]:
+    """Say which parts of the data are larger than the data: all of them are used then.
+
+    Args:
+        parts: By field, the number of examples asked for, and that of those that are there.
+    """
+    return tuple(
+        f"data.{name} is {asked}, but there are only {there}: all of them are used"
+        for name, (asked, there) in parts.items()
+        if asked > there
+    )
+
+
 def derived_seed(*parts: object) -> int:
     """Return a 32-bit seed that depends on all parts, the same on every machine."""
     text = "/".join(str(part) for part in parts)

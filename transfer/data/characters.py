@@ -13,7 +13,7 @@ import numpy as np
 
 from transfer.config import CharactersConfig
 from transfer.data.cache import cache_folder
-from transfer.data.windows import HeldTexts, WindowData, require_windows
+from transfer.data.windows import HeldTexts, WindowData, require_windows, window_data
 from transfer.files import replace_file
 
 SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
@@ -64,13 +64,9 @@ def load(config: CharactersConfig) -> WindowData:
     train, val = tokens[:cut], tokens[cut:]
     for what, part in (("training text", train), ("validation text", val)):
         require_windows(what, len(part), config.sequence_length, spare=part is train)
-    return WindowData(
-        train=HeldTexts((train,)),
-        val=HeldTexts((val,)),
-        shape=config.shape,
-        fingerprint=hashlib.sha256(text.encode()).hexdigest(),
-        val_examples=config.val_examples,
-    )
+    fingerprint = hashlib.sha256(text.encode()).hexdigest()
+    texts = HeldTexts((train,)), HeldTexts((val,))
+    return window_data(config, *texts, fingerprint)
 
 
 def _shakespeare(path: str) -> str:

@@ -4,7 +4,9 @@ Shapes: B rows; images are 3 x 32 x 32.
 """
 
 import hashlib
+import lzma
 import tarfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,10 +20,11 @@ from torch import Tensor
 
 from transfer.config import Cifar10Config, Views
 from transfer.data.arrays import ArrayData
-from transfer.data.base import Batch, derived_seed, on_device, positions
+from transfer.data.base import Batch, derived_seed, on_device, part_notes, positions
 from transfer.data.cache import place
 from transfer.data.python_batch import read_batch
 
+_BLOCK = 1 << 20
 _PER_FILE = 10_000
 _RECORD = 1 + 3 * 32 * 32
 _MEAN = (0.4914, 0.4822, 0.4465)
@@ -122,6 +125,10 @@ def load(config: Cifar10Config) -> AugmentedData:
         flip=config.flip,
         translate=config.translate,
         val_views=config.val_views,
+        notes=part_notes(
+            train_examples=(config.train_examples, len(train_y)),
+            val_examples=(config.val_examples, len(val_y)),
+        ),
     )
 
 
@@ -155,13 +162,25 @@ def _reader(path: Path) -> Read:
     if not path.is_file():
         raise ValueError(f"data 'cifar10': no folder or archive {path}{_ADVICE}")
     try:
-        with tarfile.open(path) as archive:
-            members = [m for m in archive.getmembers() if m.isfile()]
-            held = {Path(m.name).name: archive.extractfile(m) for m in members}
-            content = {name: file.read() for name, file in held.items() if file is not None}
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as a tar archive: {error}{_ADVICE}") from None
-    return content.get
+        return _members(path).get
+    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+        reason = str(error).partition("\n")[0].rstrip(":")  # then tarfile says what it tried
+        raise ValueError(f"{path} cannot be read as a tar archive: {reason}{_ADVICE}") from None
+
+
+def _members(path: Path) -> dict[str, bytes]:
+    """Return the files of an archive by their bare names."""
+    content = {}
+    with tarfile.open(path) as archive:
+        for member in archive:
+            file = archive.extractfile(member) if member.isfile() else None
+            if file is not None:
+                content[Path(member.name).name] = file.read()
+        # The checksum of what was compressed stands behind the end of the archive.
+        assert archive.fileobj is not None
+        while archive.fileobj.read(_BLOCK):
+            pass
+    return content
 
 
 def _batch(path: Path, name: str, read: Read) -> tuple[Bytes, Bytes]:

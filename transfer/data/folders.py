@@ -28,6 +28,10 @@ class Split:
         """Return some of the files."""
         return [os.path.join(self.folder, self.names[index]) for index in indices]
 
+    def all_paths(self) -> list[str]:
+        """Return all files."""
+        return [os.path.join(self.folder, name) for name in self.names]
+
 
 @lru_cache(maxsize=2)
 def scan(folder: Path, num_classes: int) -> tuple[Split, Split, str]:

@@ -12,10 +12,19 @@ import torch
 from numpy.typing import NDArray
 
 from transfer.config import DataShape, ImagenetConfig
-from transfer.data.base import Batch, Dataset, Position, derived_seed, on_device, positions
+from transfer.data.base import (
+    Batch,
+    Dataset,
+    Position,
+    derived_seed,
+    on_device,
+    part_notes,
+    positions,
+)
 from transfer.data.cache import place
 from transfer.data.decoder import Decoder, Images
 from transfer.data.folders import Split, scan
+from transfer.data.whole import require_whole
 
 # The channels' mean and deviation over ImageNet's training images, as torchvision's models and
 # DeiT (Touvron et al. 2021, arXiv:2012.12877) have them.
@@ -35,6 +44,7 @@ class ImageFolders(Dataset):
         fingerprint: SHA-256 of names and sizes.
         decoder: What decodes them; shared by all copies.
         last: The training rows that were last asked for, or nothing yet; shared likewise.
+        notes: What the user should know about the data, a line each.
     """
 
     train: Split
@@ -44,6 +54,7 @@ class ImageFolders(Dataset):
     fingerprint: str
     decoder: Decoder
     last: list["_Rows"]
+    notes: tuple[str, ...] = ()
     device: torch.device = torch.device("cpu")
     dtype: torch.dtype = torch.float32
 
@@ -124,11 +135,14 @@ def load(config: ImagenetConfig) -> ImageFolders:
     """Find all images; see `ImagenetConfig`.
 
     Raises:
-        ValueError: Pillow is missing; folders or images are missing, or are not those configured.
+        ValueError: Pillow is missing; folders or images are missing, not those configured, or
+            empty, truncated or of another kind.
     """
     if find_spec("PIL") is None:
         raise ValueError("data 'imagenet' needs Pillow, which is missing: pip install pillow")
-    train, val, fingerprint = scan(place(config.path, "imagenet"), config.num_classes)
+    folder = place(config.path, "imagenet")
+    train, val, fingerprint = scan(folder, config.num_classes)
+    require_whole(folder, fingerprint, lambda: [*train.all_paths(), *val.all_paths()])
     shuffler = np.random.RandomState(derived_seed("imagenet validation"))
     order = shuffler.permutation(len(val.names)).astype(np.int64)
     return ImageFolders(
@@ -139,4 +153,5 @@ def load(config: ImagenetConfig) -> ImageFolders:
         fingerprint=fingerprint,
         decoder=Decoder(config.workers, config.resolution, config.smallest_crop, config.flip),
         last=[],
+        notes=part_notes(val_examples=(config.val_examples, len(val.names))),
     )

@@ -65,16 +65,20 @@ def num_tokens(path: Path) -> int:
     """
     size = path.stat().st_size
     header = np.fromfile(path, dtype="<i4", count=256)
-    if len(header) < 256 or header[0] != MAGIC:
-        found = header[0] if len(header) else "nothing"
-        raise ValueError(f"{path} is no token shard: it must begin with {MAGIC}, got {found}")
+    if len(header) < 256:
+        wanted = f"it must have a header of {HEADER_BYTES} bytes"
+        raise ValueError(f"{path} is no token shard: {wanted}, got {size} bytes")
+    if header[0] != MAGIC:
+        raise ValueError(f"{path} is no token shard: it must begin with {MAGIC}, got {header[0]}")
     if header[1] != VERSION:
         raise ValueError(f"{path} must have version {VERSION}, got {header[1]}")
     count = int(header[2])
-    if count < 1 or size != HEADER_BYTES + 2 * count:
+    if count < 1:
+        raise ValueError(f"{path} must have at least 1 token, got {count} in its header")
+    if size != HEADER_BYTES + 2 * count:
         raise ValueError(
-            f"{path} must have {HEADER_BYTES + 2 * max(count, 1)} bytes for the {count} tokens of "
-            f"its header, got {size}: truncated or damaged"
+            f"{path} must have {HEADER_BYTES + 2 * count} bytes for the {count} tokens of its "
+            f"header, got {size}: truncated or damaged"
         )
     return count
 

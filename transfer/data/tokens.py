@@ -7,7 +7,7 @@ from pathlib import Path
 from transfer.config import TokensConfig
 from transfer.data.cache import place
 from transfer.data.shards import MappedShards, num_tokens, scan
-from transfer.data.windows import WindowData, least_tokens, require_windows
+from transfer.data.windows import WindowData, least_tokens, require_windows, window_data
 
 _ADVICE = "; `lmo-transfer tokenize --output DIR` makes such shards, --data.path DIR says where"
 
@@ -26,27 +26,36 @@ def load(config: TokensConfig) -> WindowData:
     digest = hashlib.sha256()
     parts: dict[str, MappedShards] = {}
     notes: list[str] = []
-    for split, pattern in (("train", config.train_files), ("val", config.val_files)):
-        paths = _paths(folder, split, pattern)
+    for split, paths in _splits(folder, config).items():
         sizes = [num_tokens(path) for path in paths]
         notes += _require_sequences(split, paths, sizes, config.sequence_length)
         for path in paths:
             digest.update(f"{split} {_hash(path, config.vocab_size)}\n".encode())
         parts[split] = MappedShards(paths, sizes)
-    return WindowData(
-        train=parts["train"],
-        val=parts["val"],
-        shape=config.shape,
-        fingerprint=digest.hexdigest(),
-        val_examples=config.val_examples,
-        notes=tuple(notes),
-    )
+    return window_data(config, parts["train"], parts["val"], digest.hexdigest(), notes)
+
+
+def _splits(folder: Path, config: TokensConfig) -> dict[str, list[Path]]:
+    """Return the files of both parts, in the order of their names."""
+    if not folder.is_dir():
+        raise ValueError(f"data 'tokens': no folder {folder}{_ADVICE}")
+    patterns = {"train": config.train_files, "val": config.val_files}
+    found = {split: _paths(folder, split, pattern) for split, pattern in patterns.items()}
+    for path in found["val"]:
+        if path in found["train"]:
+            raise ValueError(
+                f"{path} must be in one part of the data, but its name fits data.train_files "
+                f"{config.train_files!r} and data.val_files {config.val_files!r}"
+            )
+    return found
 
 
 def _paths(folder: Path, split: str, pattern: str) -> list[Path]:
-    if not folder.is_dir():
-        raise ValueError(f"data 'tokens': no folder {folder}{_ADVICE}")
-    paths = sorted(folder.glob(pattern))
+    try:
+        paths = sorted(folder.glob(pattern))
+    except (NotImplementedError, ValueError):
+        wanted = "a pattern of names in the folder"
+        raise ValueError(f"data.{split}_files must be {wanted}, got {pattern!r}") from None
     if not paths:
         raise ValueError(f"data 'tokens': no {split} shard {pattern} in {folder}{_ADVICE}")
     return paths

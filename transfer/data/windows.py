@@ -4,6 +4,7 @@ Shapes: B rows, T sequence length.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -11,8 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from transfer.config import DataShape
-from transfer.data.base import Batch, Dataset, derived_seed, on_device, positions
+from transfer.config import CharactersConfig, DataShape, TokensConfig
+from transfer.data.base import Batch, Dataset, derived_seed, on_device, part_notes, positions
 
 Text = NDArray[np.uint16]
 
@@ -85,8 +86,12 @@ class WindowData(Dataset):
 
     @property
     def num_val(self) -> int:
-        whole = int(self._val_ends[-1])
-        return min(self.val_examples or whole, whole)
+        return min(self.val_examples or self.num_val_windows, self.num_val_windows)
+
+    @property
+    def num_val_windows(self) -> int:
+        """Validation sequences that there are."""
+        return int(self._val_ends[-1])
 
     def train_rows(self, seed: int, step: int, batch_size: int, rows: slice) -> Batch:
         walked = positions(seed, step, batch_size, self.num_train, rows)
@@ -123,6 +128,19 @@ class WindowData(Dataset):
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "WindowData":
         return replace(self, device=device)
+
+
+def window_data(
+    config: CharactersConfig | TokensConfig,
+    train: Texts,
+    val: Texts,
+    fingerprint: str,
+    notes: Sequence[str] = (),
+) -> WindowData:
+    """Return the sequences that a configuration asks for, with a note if there are fewer."""
+    made = WindowData(train, val, config.shape, fingerprint, config.val_examples)
+    asked = (config.val_examples, made.num_val_windows)
+    return replace(made, notes=(*notes, *part_notes(val_examples=asked)))
 
 
 def _num_windows(sizes: NDArray[np.int64], length: int, *, spare: bool) -> NDArray[np.int64]:
