@@ -13,9 +13,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from transfer import kernels
 from transfer.coefficients import Coefficients, parse_polar
 
 PolarFn = Callable[[Tensor], Tensor]
+
+_LEAST_ROWS = 256
+"""From which size on half of a symmetric product is faster than a library's whole one."""
 
 _TORCH_DTYPES = {
     None: None,
@@ -46,12 +50,13 @@ def rescale(x: Tensor, num_dims: int) -> tuple[Tensor, Tensor]:
     return x / peak, peak
 
 
-def _unit_peak(s: Tensor, dtype: torch.dtype) -> Tensor:
+def _unit_peak(s: Tensor, dtype: torch.dtype | None) -> Tensor:
     """Every matrix over its largest entry, in the wider of its own precision and `dtype`.
 
     A float64 matrix of size 1e300 has to become smaller before it becomes float32.
     """
-    return rescale(s.to(torch.promote_types(_compute_dtype(s.dtype), dtype)), 2)[0]
+    wide = _compute_dtype(s.dtype)
+    return rescale(s.to(wide if dtype is None else torch.promote_types(wide, dtype)), 2)[0]
 
 
 @contextmanager
@@ -77,17 +82,26 @@ def matmul_precision(wanted: str | None) -> Iterator[None]:
         knob.fp32_precision = before
 
 
-def _exact(s: Tensor, dtype: torch.dtype | None, polar: PolarFn) -> Tensor:
+def polar_of_unit(polar: PolarFn, x: Tensor) -> Tensor:
+    """Return the polar factor of matrices whose largest entry has magnitude 1, or all are 0.
+
+    The same as `polar(x)`, without rescaling once more.
+    """
+    of_unit: PolarFn = getattr(polar, "of_unit", polar)
+    return of_unit(x)
+
+
+def _exact(x: Tensor, dtype: torch.dtype | None, polar: PolarFn) -> Tensor:
     """Apply `polar` to the finite matrices, of largest entry 1, in `dtype`."""
-    dtype = dtype or _compute_dtype(s.dtype)
-    x = _unit_peak(s, dtype).to(dtype)
+    given = x.dtype
+    x = x.to(dtype or _compute_dtype(given))
     # A batched decomposition raises for all when one matrix is not finite: mask that one, mark
     # it after.
     finite = torch.isfinite(x).all(dim=(-2, -1), keepdim=True)
     x = torch.where(finite, x, 0.0)
     with matmul_precision("ieee" if x.is_cuda else None):
         result = _one_by_one(x, polar) if _places_matter(x) and x.numel() else polar(x)
-    return torch.where(finite, result, torch.nan).to(s.dtype)
+    return torch.where(finite, result, torch.nan).to(given)
 
 
 def _places_matter(x: Tensor) -> bool:
@@ -126,7 +140,11 @@ class SvdPolar:
     """Precision inside; None: the input's, float32 for half precision."""
 
     def __call__(self, s: Float[Tensor, "*batch d_out d_in"]) -> Float[Tensor, "*batch d_out d_in"]:
-        return _exact(s, self.dtype, _svd_polar)
+        return self.of_unit(_unit_peak(s, self.dtype)).to(s.dtype)
+
+    def of_unit(self, x: Tensor) -> Tensor:
+        """Return the polar factor of matrices of largest entry 1."""
+        return _exact(x, self.dtype, _svd_polar)
 
 
 def _svd_polar(x: Tensor) -> Tensor:
@@ -148,7 +166,11 @@ class EighPolar:
     """Precision inside; None: the input's, float32 for half precision."""
 
     def __call__(self, s: Float[Tensor, "*batch d_out d_in"]) -> Float[Tensor, "*batch d_out d_in"]:
-        return _exact(s, self.dtype, _eigh_polar)
+        return self.of_unit(_unit_peak(s, self.dtype)).to(s.dtype)
+
+    def of_unit(self, x: Tensor) -> Tensor:
+        """Return the polar factor of matrices of largest entry 1."""
+        return _exact(x, self.dtype, _eigh_polar)
 
 
 def _eigh_polar(x: Tensor) -> Tensor:
@@ -178,21 +200,61 @@ class NewtonSchulz:
     """`ieee` or `tf32` for float32 products on CUDA; None leaves it as torch is set."""
 
     def __call__(self, s: Float[Tensor, "*batch d_out d_in"]) -> Float[Tensor, "*batch d_out d_in"]:
-        dtype = self.dtype or _compute_dtype(s.dtype)
-        x = _unit_peak(s, dtype)
+        return self.of_unit(_unit_peak(s, self.dtype)).to(s.dtype)
+
+    def of_unit(self, x: Tensor) -> Tensor:
+        """Return the polar factor of matrices of largest entry 1, in their precision."""
+        given, shape = x.dtype, x.shape
+        dtype = self.dtype or _compute_dtype(given)
+        x = x.reshape(-1, *shape[-2:]).to(torch.promote_types(given, dtype))
         # The Gram matrix of the smaller side is the cheaper one.
-        flip = x.shape[-2] > x.shape[-1]
+        flip = shape[-2] > shape[-1]
         x = x.mT if flip else x
         frobenius = torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True)
-        x = (x / torch.where(frobenius == 0, torch.ones_like(frobenius), frobenius)).to(dtype)
+        x = (x / torch.where(frobenius == 0, 1.0, frobenius)).to(dtype)
         rows, columns = x.shape[-2:]
         x = _aligned(x) if _places_matter(x) else x
         with matmul_precision(self.matmul if x.is_cuda else None):
-            for a, b, c in self.coefficients:
-                gram = x @ x.mT
-                x = a * x + (b * gram + c * (gram @ gram)) @ x
-        x = x[..., :rows, :columns]
-        return (x.mT if flip else x).to(s.dtype)
+            x = newton_schulz(x, self.coefficients, overwrite=True)
+        x = x[:, :rows, :columns]
+        return (x.mT if flip else x).reshape(shape).to(given)
+
+
+def newton_schulz(
+    x: Float[Tensor, "batch small large"], coefficients: Coefficients, *, overwrite: bool = False
+) -> Float[Tensor, "batch small large"]:
+    """Iterate X <- aX + (bA + cA^2)X, A = X X^T, in the precision of X.
+
+    On a GPU with Triton, in bfloat16, the symmetric products are computed by half, and
+    aI + bA + cA^2 is rounded as one matrix.
+
+    Args:
+        x: Matrices whose singular values are at most 1.
+        coefficients: One triple (a, b, c) a step.
+        overwrite: Whether x may be changed.
+    """
+    large = x.dtype == torch.bfloat16 and x.shape[1] >= _LEAST_ROWS
+    if large and kernels.usable(x) and not (x.requires_grad and torch.is_grad_enabled()):
+        return _newton_schulz_by_half(x if overwrite else x.clone(), coefficients)
+    for a, b, c in coefficients:
+        gram = torch.bmm(x, x.mT)
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        x = torch.baddbmm(x, polynomial, x, beta=a)
+    return x
+
+
+def _newton_schulz_by_half(x: Tensor, coefficients: Coefficients) -> Tensor:
+    from transfer.kernels.symmetric import symmetric_product
+
+    x, other = x.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
+    gram = x.new_empty((len(x), x.shape[1], x.shape[1]))
+    polynomial = torch.empty_like(gram)
+    for a, b, c in coefficients:
+        symmetric_product(x, gram)
+        symmetric_product(gram, polynomial, alpha=c, beta=b, diagonal=a)
+        torch.bmm(polynomial, x, out=other)
+        x, other = other, x
+    return x
 
 
 def make_polar(name: str) -> PolarFn:

@@ -49,10 +49,12 @@ class Norm(ABC):
         Returns:
             A point of the sphere; 0 where g is 0, NaN where g is not finite.
         """
-        x, _ = rescale(_wide(g), self.event_ndim)
+        x, peak = rescale(_wide(g), self.event_ndim)
         if isinstance(radius, Tensor):
             radius = radius.to(x).reshape(radius.shape + (1,) * self.event_ndim)
-        return (self._lmo(x) * radius).to(g.dtype)
+        # One entry that is not finite spoils its matrix: 0 times it is NaN.
+        length = peak * 0 - self._scale(x) * radius
+        return (self._direction(x) * length).to(g.dtype)
 
     @classmethod
     def layout(
@@ -116,7 +118,12 @@ class Norm(ABC):
     def _dual_norm(self, s: Tensor) -> Tensor: ...
 
     @abstractmethod
-    def _lmo(self, g: Tensor) -> Tensor: ...
+    def _direction(self, g: Tensor) -> Tensor:
+        """Maximise <g, x> over the ball of radius 1, up to the factor `_scale`."""
+
+    @abstractmethod
+    def _scale(self, x: Tensor) -> float:
+        """Return the factor that only the shape of an event decides."""
 
     @abstractmethod
     def _init(self, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor: ...

@@ -11,7 +11,7 @@ from transfer.norms.base import Norm, random_signs
 
 
 @dataclass(frozen=True)
-class _SignNorm(Norm):
+class SignNorm(Norm):
     """max |A_ij| / c over all entries; the dual norm is c times the sum of magnitudes."""
 
     @abstractmethod
@@ -26,12 +26,11 @@ class _SignNorm(Norm):
     def _dual_norm(self, s: Tensor) -> Tensor:
         return self._factor(s.shape) * s.abs().sum(self._dims())
 
-    def _lmo(self, g: Tensor) -> Tensor:
-        spoiled = torch.where(torch.isfinite(g).all(-1, keepdim=True), 0.0, torch.nan)
-        if self.event_ndim == 2:
-            spoiled = spoiled.sum(-2, keepdim=True)
-        # sign(NaN) is 0 or NaN depending on the device; say NaN.
-        return -self._factor(g.shape) * g.sign() + spoiled.to(g.dtype)
+    def _direction(self, g: Tensor) -> Tensor:
+        return g.sign()
+
+    def _scale(self, x: Tensor) -> float:
+        return self._factor(x.shape)
 
     def _init(self, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
         """Random signs, times c."""
@@ -39,7 +38,7 @@ class _SignNorm(Norm):
 
 
 @final
-class Sign(_SignNorm):
+class Sign(SignNorm):
     """1 -> inf operator norm, max |A_ij|: one-hot inputs."""
 
     event_ndim: ClassVar[int] = 2
@@ -49,7 +48,7 @@ class Sign(_SignNorm):
 
 
 @final
-class ScaledSign(_SignNorm):
+class ScaledSign(SignNorm):
     """d_in * max |A_ij|: output layers, and hidden ones when Sign is used throughout."""
 
     event_ndim: ClassVar[int] = 2
@@ -59,7 +58,7 @@ class ScaledSign(_SignNorm):
 
 
 @final
-class MaxNorm(_SignNorm):
+class MaxNorm(SignNorm):
     """||x||_inf of a tensor of any shape."""
 
     event_ndim: ClassVar[int] = 1

@@ -32,13 +32,14 @@ class _SliceNorm(Norm):
     def _dual_norm(self, s: Tensor) -> Tensor:
         return self._factor(*s.shape[-2:]) * self._lengths(s).sum(-1)
 
-    def _lmo(self, g: Tensor) -> Tensor:
-        # One bad entry spoils its matrix, as with the other norms, not its slice alone.
-        spoiled = torch.where(torch.isfinite(g).all(dim=(-2, -1), keepdim=True), 0.0, torch.nan)
+    def _direction(self, g: Tensor) -> Tensor:
         # A slice far below the largest keeps its direction: rescale each by itself.
         peak = g.abs().amax(dim=self.dim, keepdim=True)
         g = g / torch.where(peak == 0, torch.ones_like(peak), peak)
-        return -self._factor(*g.shape[-2:]) * unit(g, self.dim) + spoiled.to(g.dtype)
+        return unit(g, self.dim)
+
+    def _scale(self, x: Tensor) -> float:
+        return self._factor(*x.shape[-2:])
 
     def _init(self, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
         """Gaussian with every slice normalised, times c."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from transfer.norms.base import Norm, gaussian
-from transfer.polar import PolarFn, SvdPolar
+from transfer.polar import PolarFn, SvdPolar, polar_of_unit
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class SpectralNorm(Norm):
     def _dual_norm(self, s: Tensor) -> Tensor:
         return self._scale(s) * _singular_values(self._matrix(s)).sum(-1)
 
-    def _lmo(self, g: Tensor) -> Tensor:
-        return -self._scale(g) * self.polar(self._matrix(g)).reshape(g.shape)
+    def _direction(self, g: Tensor) -> Tensor:
+        return polar_of_unit(self.polar, self._matrix(g)).reshape(g.shape)
 
     def _init(self, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
         """Semi-orthogonal, uniformly distributed, times c."""

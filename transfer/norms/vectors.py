@@ -30,8 +30,11 @@ class _LengthNorm(Norm):
     def _dual_norm(self, s: Tensor) -> Tensor:
         return self._factor(s.shape[-1]) * self._length(s)
 
-    def _lmo(self, g: Tensor) -> Tensor:
-        return -self._factor(g.shape[-1]) * unit(g, -1)
+    def _direction(self, g: Tensor) -> Tensor:
+        return unit(g, -1)
+
+    def _scale(self, x: Tensor) -> float:
+        return self._factor(x.shape[-1])
 
 
 @final

@@ -6,9 +6,9 @@ from torch import Tensor
 
 from transfer.config import require
 from transfer.optimizers.base import LmoOptimizer
-from transfer.optimizers.batch import Job
 from transfer.optimizers.groups import gradients, with_gradients
-from transfer.optimizers.numbers import add_multiple, multiply, number
+from transfer.optimizers.jobs import Job
+from transfer.optimizers.numbers import add_multiple, number
 
 
 @final
@@ -35,9 +35,13 @@ class Almond(LmoOptimizer):
         return with_gradients(group)
 
     def _prepare(self, group: dict[str, Any], params: list[Tensor]) -> Job:
-        averages, alpha = self._averages(params), number(group, "alpha")
-        multiply(averages, 1 - alpha)
-        return Job(averages, gradients(params), alpha * number(group, "radius"))
+        alpha = number(group, "alpha")
+        return Job(
+            targets=self._averages(params),
+            sources=gradients(params),
+            length=alpha * number(group, "radius"),
+            keep=1 - alpha,
+        )
 
     def _finish(self, group: dict[str, Any], params: list[Tensor]) -> None:
         add_multiple(params, self._averages(params), number(group, "lr"))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from transfer.norms import Norm, make_norm
-from transfer.optimizers.batch import Job, Plan, signature
+from transfer.optimizers.batch import Plan, signature
 from transfer.optimizers.groups import (
     DEFAULTS,
     check_keys,
@@ -17,7 +17,8 @@ from transfer.optimizers.groups import (
     check_parameters,
     check_settings,
 )
-from transfer.optimizers.numbers import Number, multiply
+from transfer.optimizers.jobs import Job
+from transfer.optimizers.numbers import Number
 
 
 class LmoOptimizer(torch.optim.Optimizer):
@@ -44,6 +45,8 @@ class LmoOptimizer(torch.optim.Optimizer):
         stacked: Whether the first dimension of every parameter of the group counts runs, each
             stepped as by an optimizer of its own; lr, radius and alpha may then each be a tensor
             of one number per run.
+        workspace_mb: Memory in MiB that the step may take for a while beside weights, gradients
+            and averages, at least what one matrix needs; less makes smaller batches.
 
     Raises:
         ValueError: an unknown key, a setting outside its range, a parameter in two groups, of
@@ -67,6 +70,7 @@ class LmoOptimizer(torch.optim.Optimizer):
         maximize: bool = False,
         foreach: bool | None = None,
         stacked: bool = False,
+        workspace_mb: float = 512.0,
     ) -> None:
         settings = {
             "lr": lr,
@@ -82,6 +86,7 @@ class LmoOptimizer(torch.optim.Optimizer):
             "maximize": maximize,
             "foreach": foreach,
             "stacked": stacked,
+            "workspace_mb": workspace_mb,
         }
         self._norms: dict[tuple[str, str], Norm] = {}
         self._planned: tuple[list[Any], Plan] | None = None
@@ -170,11 +175,11 @@ class LmoOptimizer(torch.optim.Optimizer):
 
     @abstractmethod
     def _prepare(self, group: dict[str, Any], params: list[Tensor]) -> Job:
-        """Update the averages and return what to ask the oracle for."""
+        """Return what to average and to ask the oracle for; change no parameter yet."""
 
     @abstractmethod
     def _finish(self, group: dict[str, Any], params: list[Tensor]) -> None:
-        """Do what is left after the oracle's answers were added."""
+        """Do what is left once the oracle's answers were added."""
 
     def _averages(self, params: list[Tensor]) -> list[Tensor]:
         """Return the averages in the state, which start at zero."""
@@ -191,7 +196,6 @@ class LmoOptimizer(torch.optim.Optimizer):
         return [self.state[p]["average"] for p in params]
 
 
-def shrink(group: dict[str, Any], params: list[Tensor], gamma: Number) -> None:
-    """Multiply weights by 1 - stepsize if the group is constrained."""
-    if group["constrained"]:
-        multiply(params, 1 - gamma)
+def kept(group: dict[str, Any], gamma: Number) -> Number:
+    """Return the factor of the old weights: 1 - stepsize if the group is constrained."""
+    return 1 - gamma if group["constrained"] else 1.0

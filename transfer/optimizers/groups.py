@@ -23,6 +23,7 @@ DEFAULTS: dict[str, Any] = {
     "maximize": False,
     "foreach": None,
     "stacked": False,
+    "workspace_mb": 512.0,
 }
 """Of every key but `lr`; groups pickled before a key existed get it from here."""
 
@@ -80,6 +81,9 @@ def check_settings(group: dict[str, Any]) -> None:
     for key in ("constrained", "joint", "maximize", "stacked"):
         require(type(group[key]) is bool, key, "True or False", group[key])
     require(isinstance(group["polar"], str), "polar", "a name", group["polar"])
+    size = group["workspace_mb"]
+    require(type(size) in (int, float), "workspace_mb", "a number", size)
+    require_positive("workspace_mb", size)
     check_stepsize(group)
     check_alpha(group)
     for radius in _numbers(group, "radius"):

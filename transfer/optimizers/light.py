@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from transfer.config import require
-from transfer.optimizers.base import LmoOptimizer, shrink
-from transfer.optimizers.batch import Job
+from transfer.optimizers.base import LmoOptimizer, kept
 from transfer.optimizers.folded import FoldedGradient
 from transfer.optimizers.groups import check_alpha, named, require_dense
+from transfer.optimizers.jobs import Job
 from transfer.optimizers.numbers import number
 
 
@@ -105,8 +105,12 @@ class ScionLight(LmoOptimizer):
         gamma = number(group, "lr")
         for p in params:
             self.state[p]["folded"] = False
-        shrink(group, params, gamma)
-        return Job(params, self._averages(params), gamma * number(group, "radius"))
+        return Job(
+            targets=params,
+            sources=self._averages(params),
+            length=gamma * number(group, "radius"),
+            keep=kept(group, gamma),
+        )
 
     def _finish(self, group: dict[str, Any], params: list[Tensor]) -> None:
         pass

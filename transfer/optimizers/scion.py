@@ -4,10 +4,10 @@ from typing import Any, final
 
 from torch import Tensor
 
-from transfer.optimizers.base import LmoOptimizer, shrink
-from transfer.optimizers.batch import Job
+from transfer.optimizers.base import LmoOptimizer, kept
 from transfer.optimizers.groups import gradients, with_gradients
-from transfer.optimizers.numbers import average_in, number
+from transfer.optimizers.jobs import Job
+from transfer.optimizers.numbers import number
 
 
 @final
@@ -34,10 +34,15 @@ class Scion(LmoOptimizer):
         return with_gradients(group)
 
     def _prepare(self, group: dict[str, Any], params: list[Tensor]) -> Job:
-        averages, gamma = self._averages(params), number(group, "lr")
-        average_in(averages, gradients(params), number(group, "alpha"))
-        shrink(group, params, gamma)
-        return Job(params, averages, gamma * number(group, "radius"))
+        gamma = number(group, "lr")
+        return Job(
+            targets=params,
+            sources=self._averages(params),
+            length=gamma * number(group, "radius"),
+            keep=kept(group, gamma),
+            fresh=gradients(params),
+            alpha=number(group, "alpha"),
+        )
 
     def _finish(self, group: dict[str, Any], params: list[Tensor]) -> None:
         pass
