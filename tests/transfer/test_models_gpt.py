@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from transfer.config import AdamWConfig, DataShape, GptConfig, OptimizerConfig, ScionConfig
 from transfer.families import Family
-from transfer.models.blocks import Attention, Block, FeedForward, rms_norm, rotary
+from transfer.models.blocks import Attention, Block, FeedForward, rms_norm, turns
+from transfer.models.blocks import rotary as turned
 from transfer.models.gpt import Gpt
 from transfer.roles import DEFAULT_RULES, init_parameters
 
@@ -30,6 +31,11 @@ def gpt(width: int = 16, depth: int = 2, **settings: Any) -> Gpt:
 def blocks_of(model: nn.Module) -> list[Block]:
     """Return the blocks of a model."""
     return [module for module in model.modules() if isinstance(module, Block)]
+
+
+def rotary(x: Tensor) -> Tensor:
+    """Turn queries or keys by their positions."""
+    return turned(x, turns(x.shape[-2], x.shape[-1]))
 
 
 def tokens(batch: int = 3) -> Tensor:
@@ -97,7 +103,7 @@ def test_turning_in_bfloat16_tells_far_positions_apart() -> None:
 @pytest.mark.parametrize("causal", [True, False])
 def test_attention_in_words(causal: bool) -> None:
     """Head by head and position by position, as the formula says."""
-    attention = Attention(16, 8, causal=causal).double()
+    attention = Attention(16, 8, T if causal else None).double()
     x = torch.randn(1, T, 16, dtype=torch.float64)
     q, k, v = (f(x)[0] for f in (attention.query, attention.key, attention.value))
     mixed = torch.zeros(T, 16, dtype=torch.float64)
@@ -115,7 +121,7 @@ def test_attention_in_words(causal: bool) -> None:
 @pytest.mark.parametrize("width", [8, 16, 32])
 def test_heads_grow_in_number_not_in_size(width: int) -> None:
     """What the first 8 rows of the queries say reaches the first 8 mixed channels alone."""
-    attention = Attention(width, 8, causal=True)
+    attention = Attention(width, 8, T)
     mixed: list[Tensor] = []
     attention.project.register_forward_pre_hook(lambda _, args: mixed.append(args[0]))
     x = torch.randn(1, T, width)

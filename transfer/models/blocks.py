@@ -34,13 +34,17 @@ class Attention(nn.Module):
     Args:
         width: D.
         head_dim: K; divides D.
-        causal: Whether positions see only themselves and earlier ones, with rotary positions and
-            normalised queries and keys; else all see all, and the input carries the positions.
+        length: Most positions, where they see only themselves and earlier ones, with rotary
+            positions and normalised queries and keys; None: all see all, and the input carries the
+            positions.
     """
 
-    def __init__(self, width: int, head_dim: int, *, causal: bool) -> None:
+    turns: Tensor
+
+    def __init__(self, width: int, head_dim: int, length: int | None) -> None:
         super().__init__()
-        self.head_dim, self.causal = head_dim, causal
+        self.head_dim, self.causal = head_dim, length is not None
+        self.register_buffer("turns", turns(length or 0, head_dim), persistent=False)
         self.query = nn.Linear(width, width, bias=False)
         self.key = nn.Linear(width, width, bias=False)
         self.value = nn.Linear(width, width, bias=False)
@@ -50,7 +54,8 @@ class Attention(nn.Module):
         """Mix the positions."""
         q, k, v = (self._heads(layer(x)) for layer in (self.query, self.key, self.value))
         if self.causal:
-            q, k = rotary(rms_norm(q)), rotary(rms_norm(k))
+            now = self.turns[:, : x.shape[1]]
+            q, k = rotary(rms_norm(q), now), rotary(rms_norm(k), now)
         # Normalising computes in float32 under autocast; attention wants one type for all.
         mixed = F.scaled_dot_product_attention(
             q.to(v.dtype), k.to(v.dtype), v, is_causal=self.causal
@@ -62,19 +67,25 @@ class Attention(nn.Module):
         return x.reshape(*x.shape[:2], -1, self.head_dim).transpose(1, 2)
 
 
-def rotary(x: Float[Tensor, "B H T K"]) -> Float[Tensor, "B H T K"]:
+def turns(length: int, head_dim: int) -> Float[Tensor, "2 T half"]:
+    """Return cosines and sines of the angles that rotary positions turn by, in float64.
+
+    Computed once: inside a compiled backward pass they would be computed for every number again.
+    """
+    half = head_dim // 2
+    rates = _ROTARY_BASE ** (-torch.arange(half, dtype=torch.float64) / half)
+    angles = torch.outer(torch.arange(length, dtype=torch.float64), rates)
+    return torch.stack([angles.cos(), angles.sin()])
+
+
+def rotary(x: Float[Tensor, "B H T K"], turns: Float[Tensor, "2 T half"]) -> Tensor:
     """Turn the two halves of every head against each other by angles that grow with the position.
 
     Su et al. 2021, arXiv:2104.09864: products of queries and keys then depend on the distance of
     their positions alone.
     """
-    half = x.shape[-1] // 2
-    # In float32 whatever the data: bfloat16 cannot tell neighbouring positions apart.
-    exact = torch.float64 if x.dtype == torch.float64 else torch.float32
-    rates = _ROTARY_BASE ** (-torch.arange(half, device=x.device, dtype=exact) / half)
-    angles = torch.outer(torch.arange(x.shape[-2], device=x.device, dtype=exact), rates)
-    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
-    first, second = x[..., :half], x[..., half:]
+    cos, sin = turns.to(x.dtype)
+    first, second = x.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
 
 
@@ -102,11 +113,16 @@ class Block(nn.Module):
     """x + m attention(norm(x)), then x + m mlp(norm(x)), with a residual multiplier m."""
 
     def __init__(
-        self, width: int, head_dim: int, activation: Activation, multiplier: float, *, causal: bool
+        self,
+        width: int,
+        head_dim: int,
+        activation: Activation,
+        multiplier: float,
+        length: int | None,
     ) -> None:
         super().__init__()
         self.multiplier = multiplier
-        self.attention = Attention(width, head_dim, causal=causal)
+        self.attention = Attention(width, head_dim, length)
         self.mlp = FeedForward(width, activation)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:

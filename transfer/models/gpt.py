@@ -32,7 +32,7 @@ class Gpt(nn.Module):
         self.embedding = nn.Embedding(shape.outputs, width)
         factor = residual_multiplier(config.residual, depth)
         self.blocks = nn.ModuleList(
-            Block(width, config.head_dim, config.activation, factor, causal=True)
+            Block(width, config.head_dim, config.activation, factor, shape.inputs[0])
             for _ in range(depth)
         )
         self.head = nn.Linear(width, shape.outputs, bias=False)

@@ -4,6 +4,7 @@ Shapes: B batch, C channels, T patches and the class token, D width, V classes.
 """
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -25,6 +26,26 @@ _SPECIAL = {
 }
 
 
+class Patches(nn.Conv2d):
+    """A convolution whose kernels lie side by side, as one matrix product.
+
+    Stacked runs would make a convolution one of many groups, which is slow, and whose bits depend
+    on the number of runs.
+    """
+
+    def __init__(self, channels: int, width: int, patch: int) -> None:
+        super().__init__(channels, width, patch, patch, bias=False)
+
+    def forward(self, x: Float[Tensor, "B C height breadth"]) -> Float[Tensor, "B patches D"]:
+        """Return one vector for each patch, row by row."""
+        high, wide = self.kernel_size
+        channels, rows, columns = x.shape[1], x.shape[2] // high, x.shape[3] // wide
+        pieces = x.reshape(-1, channels, rows, high, columns, wide)
+        flat = pieces.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+        out: Tensor = F.linear(flat, self.weight.flatten(1))
+        return out
+
+
 class Vit(nn.Module):
     """Patches, class token and positions, blocks, and a head on the class token.
 
@@ -42,10 +63,10 @@ class Vit(nn.Module):
         num_patches = (height // config.patch) * (breadth // config.patch)
         self.class_token = nn.Parameter(_TOKEN_STD * torch.randn(1, width))
         self.positions = nn.Parameter(_TOKEN_STD * torch.randn(num_patches + 1, width))
-        self.patches = nn.Conv2d(channels, width, config.patch, config.patch, bias=False)
+        self.patches = Patches(channels, width, config.patch)
         factor = residual_multiplier(config.residual, depth)
         self.blocks = nn.ModuleList(
-            Block(width, config.head_dim, "gelu", factor, causal=False) for _ in range(depth)
+            Block(width, config.head_dim, "gelu", factor, None) for _ in range(depth)
         )
         self.head = nn.Linear(width, shape.outputs, bias=False)
         if config.zero_residual:
@@ -53,7 +74,7 @@ class Vit(nn.Module):
 
     def forward(self, x: Float[Tensor, "B C height breadth"]) -> Float[Tensor, "B V"]:
         """Return the logits."""
-        patches = self.patches(x).flatten(2).transpose(1, 2)
+        patches = self.patches(x)
         first = self.class_token.to(patches.dtype).expand(len(x), 1, -1)
         hidden = torch.cat([first, patches], dim=1) + self.positions
         for block in self.blocks:

@@ -49,9 +49,14 @@ class SpectralNorm(Norm):
 
 
 def semi_orthogonal(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
-    """Draw matrices (*batch, d_out, d_in) with singular values 1, uniformly (Haar)."""
+    """Draw matrices (*batch, d_out, d_in) with singular values 1, uniformly (Haar).
+
+    Drawn on the CPU, made orthogonal on torch's default device: seconds instead of minutes for
+    wide models on a GPU, with the same weights to rounding.
+    """
     *batch, d_out, d_in = shape
-    q, r = torch.linalg.qr(gaussian((*batch, max(d_out, d_in), min(d_out, d_in)), generator))
+    drawn = gaussian((*batch, max(d_out, d_in), min(d_out, d_in)), generator)
+    q, r = torch.linalg.qr(drawn.to(torch.get_default_device()))
     # Without the signs QR's result would not be uniform.
     signed: Tensor = q * torch.diagonal(r, dim1=-2, dim2=-1).sign().unsqueeze(-2)
     return signed if d_out >= d_in else signed.mT
