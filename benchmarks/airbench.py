@@ -15,7 +15,7 @@ from sweeps import load_experiment
 from sweeps.plan import run_config, with_settings
 from transfer.config import Cifar10Config, ComputeConfig, DeviceName
 from transfer.data.cifar10 import AugmentedData
-from transfer.train import TrainingRun
+from transfer.stack import Stack
 
 
 def accuracies(
@@ -26,15 +26,15 @@ def accuracies(
     assert isinstance(experiment.data, Cifar10Config)
     experiment = replace(experiment, data=replace(experiment.data, path=path))
     optimizer = with_settings(experiment.arms[arm].optimizer, {"stepsize": stepsize})
-    run = TrainingRun(
-        run_config(experiment, arm, optimizer, size=width, seed=seed), ComputeConfig(device=device)
-    )
-    while run.step < run.config.steps:
-        run.advance()
-    plain = run.validate()[1]
-    assert isinstance(run.data, AugmentedData)
-    run.data = replace(run.data, val_views="mirror-translate")
-    return plain, run.validate()[1]
+    run = run_config(experiment, arm, optimizer, size=width, seed=seed)
+    stack = Stack([run], ComputeConfig(device=device))
+    while stack.step < run.steps:
+        stack.advance()
+    ((_, plain),) = stack.validate()
+    assert isinstance(stack.data, AugmentedData)
+    stack.data = replace(stack.data, val_views="mirror-translate")
+    ((_, averaged),) = stack.validate()
+    return plain, averaged
 
 
 def main() -> None:

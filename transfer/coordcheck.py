@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transfer.config import ComputeConfig, RunConfig, ScionConfig, require
 from transfer.norms import make_norm
 from transfer.roles import DEFAULT_RULES, ParameterRow, rows_to_train
-from transfer.train import TrainingRun
+from transfer.stack import Stack
 
 _PROBE_SIZE = 256
 """Validation vectors, images or tokens that activations are measured on; all of them where there
@@ -50,11 +50,11 @@ def measure(
     Raises:
         ValueError: too many steps, or as `train`.
     """
-    return measure_run(TrainingRun(config, compute), steps)
+    return measure_run(Stack([config], compute), steps)
 
 
-def measure_run(run: TrainingRun, steps: int = 10) -> list[Coordinate]:
-    """Measure a run that has not begun; what its maker changed in it is measured with it.
+def measure_run(stack: Stack, steps: int = 10) -> list[Coordinate]:
+    """Measure the first run of a stack that has not begun, with what its maker changed in it.
 
     For every module that holds trainable parameters of its own:
 
@@ -77,12 +77,12 @@ def measure_run(run: TrainingRun, steps: int = 10) -> list[Coordinate]:
     Raises:
         ValueError: more steps than the run has.
     """
-    most = run.config.steps
+    most = stack.configs[0].steps
     require(1 <= steps <= most, "steps", f"between 1 and the {most} of the run", steps)
-    gauge = _Gauge(run)
+    gauge = _Gauge(stack)
     coordinates = gauge.read()
     for _ in range(steps):
-        run.advance()
+        stack.advance()
         coordinates += gauge.read()
     return coordinates
 
@@ -105,15 +105,15 @@ class _Parameter(NamedTuple):
 class _Gauge:
     """Reads off the sizes in a run, time after time."""
 
-    def __init__(self, run: TrainingRun) -> None:
-        self.run = run
-        rows = rows_to_train(run.model, run.table)
+    def __init__(self, stack: Stack) -> None:
+        self.stack, self.config = stack, stack.configs[0]
+        rows = rows_to_train(stack.model, stack.table)
         self.parameters = [
             _Parameter(row.name.removesuffix(".weight"), row, p.detach()) for row, p in rows
         ]
         roles = {id(p): row.role for row, p in rows}
         self.layers: dict[str, _Layer] = {}
-        for name, module in run.model.named_modules():
+        for name, module in stack.model.named_modules():
             own = [roles[id(p)] for p in module.parameters(recurse=False) if id(p) in roles]
             if own:
                 self.layers[name or "model"] = _Layer(module, own[0])
@@ -128,7 +128,7 @@ class _Gauge:
         for name, output in outputs.items():
             role, start = self.layers[name].role, self.start.get(name)
             read.append(self._coordinate(name, role, "activation", _rms(output)))
-            if self.run.step and start is not None and start.shape == output.shape:
+            if self.stack.step and start is not None and start.shape == output.shape:
                 read.append(self._coordinate(name, role, "change", _rms(output - start)))
         read += self._weights()
         return read
@@ -144,7 +144,7 @@ class _Gauge:
         return read
 
     def _norm(self, row: ParameterRow, x: Tensor) -> float:
-        optimizer = self.run.config.optimizer
+        optimizer = self.config.optimizer
         rule = row.rule(optimizer.roles if isinstance(optimizer, ScionConfig) else DEFAULT_RULES)
         norm, layout = make_norm(rule.norm), row.layout_for(rule.norm)
         events = (layout.to_events(block, norm.event_ndim) for block in layout.blocks(x))
@@ -154,14 +154,14 @@ class _Gauge:
         """Return every layer's outputs on the probe, as one vector a call in the order of calls."""
         seen: dict[str, list[Tensor]] = {}
         with _listening(self.layers, seen):
-            self.run.validate(max(1, _PROBE_SIZE // self.run.data.shape.positions))
+            self.stack.pass_through(max(1, _PROBE_SIZE // self.stack.data.shape.positions))
         return {name: torch.cat(parts) for name, parts in seen.items()}
 
     def _coordinate(self, layer: str, role: str, quantity: str, value: float) -> Coordinate:
         return Coordinate(
-            width=self.run.config.width,
-            seed=self.run.config.seed,
-            step=self.run.step,
+            width=self.config.width,
+            seed=self.config.seed,
+            step=self.stack.step,
             layer=layer,
             role=role,
             quantity=quantity,

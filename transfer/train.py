@@ -1,36 +1,25 @@
-"""Training of one run, from its configuration to its record."""
+"""Training of runs, from their configurations to their records."""
 
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from transfer import data as datasets
-from transfer.arithmetic import Arithmetic
 from transfer.checkpoint import load_checkpoint, save_checkpoint
-from transfer.config import AdamWConfig, ComputeConfig, RunConfig, require
-from transfer.data.base import Batch, derived_seed
-from transfer.families import Family
-from transfer.roles import build_optimizer, init_parameters
-from transfer.schedules import factor
+from transfer.compiling import Pace
+from transfer.config import ComputeConfig, RunConfig
+from transfer.stack import Stack
 
 Status = Literal["done", "diverged", "failed"]
-Weighted = Sequence[tuple[float, Tensor]]
-"""Inputs with weights of sum 1."""
 
 # Losses are looked at this often: on a GPU every look waits for the device.
 _STEPS_BETWEEN_LOOKS = 10
-_ROWS_TO_VALIDATE = 1024
-_EXAMPLES_TO_FIT = 5000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +38,11 @@ class RunRecord:
     """Training loss of the last batch, before its step."""
     error: str | None
     wall_s: float
+    """The run's share of the time of its stack."""
+    stack_size: int = 1
+    """Runs trained as one program with it, itself included."""
+    compile_s: float = 0.0
+    """Its share of the time for compiling, which is not in `wall_s`."""
     curve: NDArray[np.float32]
     """Training loss of every step done, shape (stopped_step,) or one more if that is not finite."""
 
@@ -74,197 +68,147 @@ def train(
     Raises:
         ValueError: the configuration does not fit the model, the data or the device.
     """
-    started = time.monotonic()
-    run = TrainingRun(config, compute)
-    try:
-        if checkpoint is not None:
-            run.resume(checkpoint)
-        saved = time.monotonic()
-        while run.step < config.steps and not run.diverged():
-            run.advance()
-            if on_step is not None:
-                on_step(run.step)
-            if checkpoint is not None and time.monotonic() - saved >= checkpoint_every_s:
-                save_checkpoint(checkpoint, run.state())
-                saved = time.monotonic()
-        record = run.record(time.monotonic() - started)
-    finally:
-        run.data.close()
-    if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)
+    files = None if checkpoint is None else {config.run_id: checkpoint}
+    (record,) = train_stack(
+        [config], compute, checkpoints=files, checkpoint_every_s=checkpoint_every_s, on_step=on_step
+    )
     return record
 
 
-class TrainingRun:
-    """A model, its optimizer and data, at some step.
+def train_stack(
+    configs: Sequence[RunConfig],
+    compute: ComputeConfig | None = None,
+    *,
+    checkpoints: dict[str, Path] | None = None,
+    checkpoint_every_s: float = 60.0,
+    on_step: Callable[[int], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
+) -> list[RunRecord]:
+    """Train runs of one `stack_key` as one program and return their records in their order.
+
+    On the CPU with one thread every record is the same, bit for bit, as that of the run alone; on
+    other devices equal to rounding in every step. Runs that diverge leave the stack.
+
+    Args:
+        configs: What to train; different runs.
+        compute: As for `train`.
+        checkpoints: A file for each run, by run id; as for `train`, whatever stack wrote it.
+        checkpoint_every_s: Seconds between checkpoints.
+        on_step: As for `train`; runs that resume from different steps are trained one step's runs
+            after the other's.
+        on_note: Called with one line if the runs cannot go through the model as one call.
 
     Raises:
-        ValueError: the configuration does not fit the model, the data or the device.
+        ValueError: as `train`, or the runs do not belong together.
     """
-
-    def __init__(self, config: RunConfig, compute: ComputeConfig | None = None) -> None:
-        compute = compute or ComputeConfig()
-        self.config = config
-        self.arithmetic = Arithmetic(config.precision, compute.device)
-        self.micro_batch_size = compute.micro_batch_size or config.batch_size
-        device = self.arithmetic.device
-        data = datasets.load(config.data)
-        datasets.require_fits(data, config.data, config.batch_size)
-        self.data = data.to(device, self.arithmetic.dtype)
-        family = Family(config.model, data.shape)
-        self.model = self._build(family)
-        self.table = family.table(self.model, config.width, config.depth)
-        generator = torch.Generator().manual_seed(derived_seed("init", config.seed))
-        init_parameters(self.model, self.table, config.optimizer, generator, config.width)
-        self.model.to(device)
-        self._fit_to_data()
-        self.optimizer = build_optimizer(self.model, self.table, config.optimizer, config.width)
-        self.peaks = [group["lr"] for group in self.optimizer.param_groups]
-        self.step = 0
-        self.losses = torch.zeros(config.steps, dtype=torch.float32, device=device)
-        self.initial_loss, _ = self.validate()
-
-    def _build(self, family: Family) -> nn.Module:
-        with torch.random.fork_rng(devices=[]):
-            # What `init = "keep"` keeps follows from the seed too.
-            torch.manual_seed(derived_seed("build", self.config.seed))
-            model = family.build(self.config.width, self.config.depth)
-        if self.micro_batch_size < self.config.batch_size:
-            _require_splittable(model)
-        return model.to(self.arithmetic.dtype)
-
-    def _fit_to_data(self) -> None:
-        """Let a model with fixed layers from the data, such as whitening, look at some."""
-        fit = getattr(self.model, "fit_to_data", None)
-        if fit is not None:
-            fit(self.data.rows_to_fit(self.config.seed, _EXAMPLES_TO_FIT))
-
-    def _loss(self, batch: Batch, views: Weighted = ()) -> tuple[Tensor, Tensor | None]:
-        """Return the mean loss in nats, and the logits of our own families.
-
-        Those of several views of the inputs, if given, are averaged.
-        """
-        own = getattr(self.model, "loss", None)
-        if own is not None:
-            loss: Tensor = own(batch.x, batch.y)
-            good = isinstance(loss, Tensor) and loss.ndim == 0
-            require(good, "loss(x, y)", "a tensor without dimensions", loss)
-            return loss, None
-        if len(views) > 1:
-            logits = torch.stack([share * self.model(x) for share, x in views]).sum(0)
-        else:
-            logits = self.model(batch.x)
-        flat, targets = logits.flatten(0, -2), batch.y.flatten()
-        smoothing = self.config.label_smoothing
-        return F.cross_entropy(flat, targets, label_smoothing=smoothing), logits
-
-    @torch.no_grad()
-    def validate(self, num_examples: int | None = None) -> tuple[float, float]:
-        """Return loss and accuracy on the first validation examples, by default on all."""
-        end = min(num_examples or self.data.num_val, self.data.num_val)
-        # Sequences are long; of images and vectors more fit than a small batch has.
-        most = 1 if self.data.shape.kind == "tokens" else _ROWS_TO_VALIDATE
-        self.model.eval()
-        with self.arithmetic.products():
-            parts = [self._judge(r, end) for r in _slices(end, max(self.micro_batch_size, most))]
-        self.model.train()
-        loss, accuracy = torch.stack(parts).sum(0).tolist()
-        return loss, accuracy
-
-    def _judge(self, rows: slice, num_examples: int) -> Tensor:
-        """Return what some validation rows add to loss and accuracy."""
-        batch = self.data.val_rows(rows)
-        with self.arithmetic.autocast():
-            loss, logits = self._loss(batch, self.data.views(batch.x))
-        nan = torch.tensor(math.nan)
-        hits = nan if logits is None else logits.argmax(-1) == batch.y
-        share = (rows.stop - rows.start) / num_examples
-        # On the host: some devices have no float64.
-        return torch.stack([loss.cpu().double(), hits.cpu().double().mean()]).mul(share)
-
-    def advance(self) -> None:
-        """Do one step."""
-        config = self.config
-        scale = factor(config.schedule, self.step, config.steps)
-        for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
-            group["lr"] = peak * scale
-        self.optimizer.zero_grad()
-        with self.arithmetic.products():
-            for rows in _slices(config.batch_size, self.micro_batch_size):
-                self._backward(rows)
-        if isinstance(config.optimizer, AdamWConfig) and config.optimizer.clip_norm:
-            nn.utils.clip_grad_norm_(self.model.parameters(), config.optimizer.clip_norm)
-        self.optimizer.step()
-        self.step += 1
-
-    def _backward(self, rows: slice) -> None:
-        """Add the gradient of some rows of the step's batch, in proportion to their number."""
-        batch_size = self.config.batch_size
-        batch = self.data.train_rows(self.config.seed, self.step, batch_size, rows)
-        with self.arithmetic.autocast():
-            loss, _ = self._loss(batch)
-        loss = loss * ((rows.stop - rows.start) / batch_size)
-        torch.autograd.backward(loss)
-        self.losses[self.step] += loss.detach()
-
-    def diverged(self) -> bool:
-        """Whether a loss so far is not finite; looked at every few steps and at the end."""
-        if self.step % _STEPS_BETWEEN_LOOKS and self.step < self.config.steps:
-            return False
-        return not bool(torch.isfinite(self.losses[: self.step]).all())
-
-    def state(self) -> dict[str, Any]:
-        """Return all that a checkpoint needs."""
-        return {
-            "run_id": self.config.run_id,
-            "step": self.step,
-            "losses": self.losses,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
-
-    def resume(self, checkpoint: Path) -> None:
-        """Continue from a checkpoint of this run, if there is one."""
-        state = load_checkpoint(checkpoint, self.config.run_id, self.arithmetic.device)
-        if state is None:
-            return
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.losses, self.step = state["losses"], state["step"]
-
-    def record(self, wall_s: float) -> RunRecord:
-        """Judge and summarise the run; call it once training has ended."""
-        finite = torch.isfinite(self.losses[: self.step])
-        stopped = self.step if bool(finite.all()) else int((~finite).int().argmax())
-        val_loss, accuracy = self.validate() if stopped == self.step else (math.nan, math.nan)
-        # A finite loss that ends above where it began is no result either.
-        diverged = not math.isfinite(val_loss) or val_loss > self.initial_loss
-        curve = self.losses[: min(stopped + 1, self.step)].cpu().numpy().copy()
-        return RunRecord(
-            config=self.config,
-            status="diverged" if diverged else "done",
-            stopped_step=stopped,
-            val_loss=_number(val_loss),
-            val_accuracy=_number(accuracy),
-            initial_loss=_number(self.initial_loss),
-            train_loss=_number(float(curve[-1])),
-            error=None,
-            wall_s=wall_s,
-            curve=curve,
+    started = time.monotonic()
+    files, compute = checkpoints or {}, compute or ComputeConfig()
+    device = torch.device(compute.device)
+    saved = {run_id: load_checkpoint(path, run_id, device) for run_id, path in files.items()}
+    states = {run_id: state for run_id, state in saved.items() if state is not None}
+    by_step: dict[int, list[RunConfig]] = {}
+    for config in configs:
+        step = states[config.run_id]["step"] if config.run_id in states else 0
+        by_step.setdefault(step, []).append(config)
+    found: dict[str, RunRecord] = {}
+    pace = Pace(compute.compile)
+    for step, part in by_step.items():
+        stack = Stack(part, compute)
+        if stack.alone is not None and len(configs) > 1 and on_note is not None:
+            on_note(f"the runs of this model are trained one at a time: {stack.alone}")
+        try:
+            if step:
+                stack.load([states[config.run_id] for config in part])
+            found |= _carry_on(stack, pace, files, checkpoint_every_s, on_step)
+        finally:
+            stack.data.close()
+            del stack
+            if device.type == "cuda":
+                # Who plans the next stack, in another process, sees what is free.
+                torch.cuda.empty_cache()
+    for path in files.values():
+        path.unlink(missing_ok=True)
+    number, compile_s = len(configs), pace.compile_s
+    wall_s = time.monotonic() - started - compile_s
+    return [
+        replace(
+            found[config.run_id],
+            wall_s=wall_s / number,
+            compile_s=compile_s / number,
+            stack_size=number,
         )
+        for config in configs
+    ]
 
 
-def _slices(end: int, size: int) -> list[slice]:
-    return [slice(start, min(start + size, end)) for start in range(0, end, size)]
+def _carry_on(
+    stack: Stack,
+    pace: Pace,
+    files: dict[str, Path],
+    checkpoint_every_s: float,
+    on_step: Callable[[int], None] | None,
+) -> dict[str, RunRecord]:
+    """Train a stack to its end and return the records by run id."""
+    ended: dict[str, RunRecord] = {}
+    steps, saved = stack.configs[0].steps, time.monotonic()
+    while stack.step < steps:
+        if stack.step % _STEPS_BETWEEN_LOOKS == 0 and not _part_with_broken(stack, pace, ended):
+            return ended
+        pace.advance(stack)
+        if on_step is not None:
+            on_step(stack.step)
+        if files and time.monotonic() - saved >= checkpoint_every_s:
+            for run, config in enumerate(stack.configs):
+                if config.run_id not in ended:
+                    save_checkpoint(files[config.run_id], stack.state(run))
+            saved = time.monotonic()
+    judged = stack.validate()
+    for run, (config, stopped) in enumerate(zip(stack.configs, stack.finite_steps(), strict=True)):
+        if config.run_id not in ended:
+            whole = stopped == stack.step
+            ended[config.run_id] = _record(stack, run, stopped, judged[run] if whole else None)
+    return ended
 
 
-def _require_splittable(model: nn.Module) -> None:
-    """Raise ValueError for a model whose batches cannot be computed in parts."""
-    for name, module in model.named_modules():
-        if getattr(module, "needs_whole_batch", isinstance(module, _BatchNorm)):
-            raise ValueError(
-                f"micro_batch_size must be 0: {name or 'the model'} normalises over the whole batch"
-            )
+def _part_with_broken(stack: Stack, pace: Pace, ended: dict[str, RunRecord]) -> bool:
+    """Record the runs whose loss is no longer finite; return whether others are left.
+
+    What is recorded does not change any more, so it matters to no result when a run leaves.
+    """
+    left = []
+    for run, stopped in enumerate(stack.finite_steps()):
+        run_id = stack.configs[run].run_id
+        if stopped < stack.step and run_id not in ended:
+            ended[run_id] = _record(stack, run, stopped, None)
+        elif run_id not in ended:
+            left.append(run)
+    # A compiled program is made for one number of runs: it is left only for far fewer.
+    most = len(stack.configs) // 3 if stack.program.compiled else len(stack.configs) - 1
+    if left and len(left) <= most:
+        stack.keep(left)
+        pace.restart()
+    return bool(left)
+
+
+def _record(stack: Stack, run: int, stopped: int, judged: tuple[float, float] | None) -> RunRecord:
+    """Summarise a run that has ended; `judged` is its validation, unless its loss broke."""
+    val_loss, accuracy = judged or (math.nan, math.nan)
+    initial, _ = stack.initial[run]
+    # A finite loss that ends above where it began is no result either.
+    diverged = not math.isfinite(val_loss) or val_loss > initial
+    curve = stack.losses[run, : min(stopped + 1, stack.step)].cpu().numpy().copy()
+    return RunRecord(
+        config=stack.configs[run],
+        status="diverged" if diverged else "done",
+        stopped_step=stopped,
+        val_loss=_number(val_loss),
+        val_accuracy=_number(accuracy),
+        initial_loss=_number(initial),
+        train_loss=_number(float(curve[-1])),
+        error=None,
+        wall_s=0.0,
+        curve=curve,
+    )
 
 
 def _number(value: float) -> float | None:

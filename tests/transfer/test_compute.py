@@ -21,7 +21,8 @@ from transfer.config import (
     ScionConfig,
     run_config_from_dict,
 )
-from transfer.train import TrainingRun, train
+from transfer.stack import Stack
+from transfer.train import train
 
 RUN = RunConfig(
     model=MlpConfig(),
@@ -56,10 +57,11 @@ def test_precisions() -> None:
 
 
 def test_weights_stay_float32_under_autocast() -> None:
-    run = TrainingRun(replace(RUN, precision="bf16"))
+    run = Stack([replace(RUN, precision="bf16")])
     run.advance()
     assert {p.dtype for p in run.model.parameters()} == {torch.float32}
-    assert {p.grad.dtype for p in run.model.parameters() if p.grad is not None} == {torch.float32}
+    gradients = run._gradients(slice(0, 32)).values()
+    assert {g.dtype for g in gradients if g is not None} == {torch.float32}
 
 
 def test_products_are_restored() -> None:
@@ -107,9 +109,9 @@ def test_batch_normalisation_wants_whole_batches(monkeypatch: pytest.MonkeyPatch
 
 
 def test_gradients_are_clipped_by_their_common_norm() -> None:
-    free = TrainingRun(RUN)
+    free = Stack([RUN])
     limit = replace(RUN, optimizer=AdamWConfig(stepsize=0.01, clip_norm=1e-3))
-    clipped = TrainingRun(limit)
+    clipped = Stack([limit])
     free.advance()
     clipped.advance()
     norms = [
@@ -130,8 +132,8 @@ def test_where_data_lie_is_no_part_of_a_run(tmp_path: Path) -> None:
 
 
 def test_baselines_can_keep_what_was_built() -> None:
-    kept = TrainingRun(replace(RUN, optimizer=AdamWConfig(init="keep")))
-    drawn = TrainingRun(RUN)
+    kept = Stack([replace(RUN, optimizer=AdamWConfig(init="keep"))])
+    drawn = Stack([RUN])
     bound = 8**-0.5
     hidden = dict(kept.model.named_parameters())["layers.1.weight"]
     assert hidden.abs().max() <= bound, "torch's own: uniform within 1/sqrt(d_in)"

@@ -23,7 +23,8 @@ from transfer.config import (
     ScionConfig,
 )
 from transfer.coordcheck import Coordinate, measure, measure_run
-from transfer.train import TrainingRun, train
+from transfer.stack import Stack
+from transfer.train import train
 
 WIDTHS = (32, 64, 128, 256)
 SEEDS = (1, 2, 3)
@@ -51,16 +52,17 @@ RUN = RunConfig(
 
 def check(
     optimizer: Callable[[int], OptimizerConfig],
-    change: Callable[[TrainingRun], None] = lambda run: None,
+    change: Callable[[Stack], None] = lambda stack: None,
     steps: int = 4,
 ) -> CoordinateCheck:
     """Judge an optimizer over widths and seeds, after something was changed in every run."""
     rows: list[Coordinate] = []
     for width in WIDTHS:
         for seed in SEEDS:
-            run = TrainingRun(replace(RUN, width=width, seed=seed, optimizer=optimizer(width)))
-            change(run)
-            rows += measure_run(run, steps)
+            run = replace(RUN, width=width, seed=seed, optimizer=optimizer(width))
+            stack = Stack([run])
+            change(stack)
+            rows += measure_run(stack, steps)
     return check_coordinates(pd.DataFrame(rows))
 
 
@@ -104,12 +106,13 @@ def test_fault_base_and_target_width_equal() -> None:
 
 
 def test_fault_scheduler_that_overwrites_the_rates_of_groups() -> None:
-    def one_rate(run: TrainingRun) -> None:
+    def one_rate(stack: Stack) -> None:
         def overwrite(optimizer: torch.optim.Optimizer, *_: object) -> None:
             for group in optimizer.param_groups:
-                group["lr"] = run.config.optimizer.stepsize
+                group["lr"] = stack.configs[0].optimizer.stepsize
 
-        run.optimizer.register_step_pre_hook(overwrite)  # type: ignore[arg-type]
+        for optimizer in stack.stepper.optimizers:
+            optimizer.register_step_pre_hook(overwrite)  # type: ignore[arg-type]
 
     checked = check(lambda width: MupAdamWConfig(base_width=BASE), one_rate)
     assert checked.status == "fails"
@@ -134,7 +137,7 @@ def values(rows: list[Coordinate], quantity: str, layer: str) -> list[float]:
 
 def test_sizes_are_those_of_the_run() -> None:
     rows = measure(replace(RUN, precision="float64"), steps=2)
-    run = TrainingRun(replace(RUN, precision="float64"))
+    run = Stack([replace(RUN, precision="float64")])
     layer = run.model.layers[0]  # type: ignore[index,union-attr]
     probe = run.data.val_rows(slice(0, 256)).x
     before, weight = layer(probe).detach(), layer.weight.detach().clone()
@@ -154,9 +157,9 @@ def test_sizes_are_those_of_the_run() -> None:
 
 def test_measuring_does_not_change_the_run() -> None:
     config = replace(RUN, steps=6)
-    run = TrainingRun(config)
+    run = Stack([config])
     measure_run(run, 6)
-    assert np.array_equal(run.losses.numpy(), train(config).curve)
+    assert np.array_equal(run.losses[0].numpy(), train(config).curve)
     assert not any(module._forward_hooks for module in run.model.modules())
 
 
@@ -238,7 +241,7 @@ def test_a_family_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for layer in ("unused", "scale"):
         assert values(rows, "activation", layer) == [] and len(values(rows, "update", layer)) == 2
     # What works in place on an output comes after what was seen: both calls count, whole.
-    run = TrainingRun(config)
+    run = Stack([config])
     x = run.data.val_rows(slice(0, 256)).x
     h = run.model.twice(run.model.first(x)[0]).detach()  # type: ignore[operator]
     both = torch.cat([h, run.model.twice(h.relu()).detach()])  # type: ignore[operator]

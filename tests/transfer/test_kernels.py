@@ -332,6 +332,7 @@ def test_gradients_that_lie_otherwise(kind: Any, plainly: Any) -> None:
 
 @runs_kernels
 @pytest.mark.skipif(DEVICE != "cuda", reason="needs a GPU")
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype:UserWarning")
 @pytest.mark.parametrize("name", NORM_NAMES)
 @pytest.mark.parametrize("stacked", [False, True])
 def test_nothing_waits_for_the_gpu(name: str, stacked: bool) -> None:

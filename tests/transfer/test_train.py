@@ -1,5 +1,6 @@
 """One run: the same result every time, resumed or not, and an honest status."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -20,7 +21,9 @@ from transfer.config import (
     ScheduleConfig,
     ScionConfig,
 )
-from transfer.train import RunRecord, TrainingRun, train
+from transfer.program import Program
+from transfer.stack import Stack
+from transfer.train import RunRecord, train
 
 ROLES = {
     "input": RoleConfig(norm="spectral-max"),
@@ -55,10 +58,10 @@ DIVERGING = replace(RUN, optimizer=AdamWConfig(stepsize=1e30), batch_size=32)
 
 
 def assert_same(one: RunRecord, other: RunRecord) -> None:
-    """Fail unless all but the time is equal, bit for bit."""
+    """Fail unless all but the time and the company is equal, bit for bit."""
     assert np.array_equal(one.curve, other.curve, equal_nan=True)
     for name in RunRecord.__dataclass_fields__:
-        if name not in ("curve", "wall_s"):
+        if name not in ("curve", "wall_s", "stack_size", "compile_s"):
             assert getattr(one, name) == getattr(other, name), name
 
 
@@ -106,19 +109,19 @@ def test_seeds_differ() -> None:
 
 def test_schedule_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
     rates: list[float] = []
-    advance = TrainingRun.advance
+    advance = Stack.advance
 
-    def spy(self: TrainingRun) -> None:
+    def spy(self: Stack) -> None:
         advance(self)
-        rates.append(self.optimizer.param_groups[-1]["lr"])
+        rates.append(float(self.stepper.optimizers[0].param_groups[-1]["lr"]))
 
-    monkeypatch.setattr(TrainingRun, "advance", spy)
+    monkeypatch.setattr(Stack, "advance", spy)
     train(replace(RUN, steps=4))
     assert rates == [2**-4, 2**-4 * 0.75, 2**-4 * 0.5, 2**-4 * 0.25]
 
 
 def test_label_smoothing_and_width_reach_the_model() -> None:
-    run = TrainingRun(replace(RUN, width=24, depth=4, precision="float64"))
+    run = Stack([replace(RUN, width=24, depth=4, precision="float64")])
     shapes = [tuple(p.shape) for p in run.model.parameters()]
     assert shapes == [(24, 64), (24, 24), (24, 24), (10, 24)]
     assert {p.dtype for p in run.model.parameters()} == {torch.float64}
@@ -131,11 +134,11 @@ class Killed(Exception):
     """Stands for the end of the process."""
 
 
-def killed_after(steps: int) -> Callable[[TrainingRun], None]:
+def killed_after(steps: int) -> Callable[[Stack], None]:
     """Return an `advance` that fails once `steps` steps are done."""
-    advance = TrainingRun.advance
+    advance = Stack.advance
 
-    def fragile(self: TrainingRun) -> None:
+    def fragile(self: Stack) -> None:
         if self.step >= steps:
             raise Killed
         advance(self)
@@ -151,7 +154,7 @@ def test_resumed_run_has_the_same_record(
     whole = train(config)
     path = tmp_path / "run.pt"
     with monkeypatch.context() as patch:
-        patch.setattr(TrainingRun, "advance", killed_after(steps))
+        patch.setattr(Stack, "advance", killed_after(steps))
         with pytest.raises(Killed):
             train(config, checkpoint=path, checkpoint_every_s=0.0)
     state = load_checkpoint(path, config.run_id)
@@ -164,7 +167,7 @@ def test_killed_again_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     path = tmp_path / "run.pt"
     for steps in (3, 3, 9, 20):
         with monkeypatch.context() as patch:
-            patch.setattr(TrainingRun, "advance", killed_after(steps))
+            patch.setattr(Stack, "advance", killed_after(steps))
             with pytest.raises(Killed):
                 train(RUN, checkpoint=path, checkpoint_every_s=0.0)
     assert_same(train(RUN, checkpoint=path), train(RUN))
@@ -176,7 +179,7 @@ def test_useless_checkpoint_is_passed_over(
 ) -> None:
     path = tmp_path / "run.pt"
     with monkeypatch.context() as patch:
-        patch.setattr(TrainingRun, "advance", killed_after(5))
+        patch.setattr(Stack, "advance", killed_after(5))
         with pytest.raises(Killed):
             train(replace(RUN, seed=2), checkpoint=path, checkpoint_every_s=0.0)
     if content == "damaged":
@@ -187,7 +190,7 @@ def test_useless_checkpoint_is_passed_over(
 
 def test_no_checkpoint_before_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "run.pt"
-    monkeypatch.setattr(TrainingRun, "advance", killed_after(5))
+    monkeypatch.setattr(Stack, "advance", killed_after(5))
     with pytest.raises(Killed):
         train(RUN, checkpoint=path, checkpoint_every_s=3600.0)
     assert not path.exists()
@@ -208,28 +211,29 @@ def test_non_finite_loss_is_diverged_with_its_step() -> None:
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("at", [0, 3, 9, 10, 24])
 def test_step_of_the_first_bad_loss(bad: float, at: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    loss = TrainingRun._loss
+    losses, steps = Program.losses, itertools.count()
 
-    def broken(self: TrainingRun, *args: Any) -> Any:
-        value, logits = loss(self, *args)
-        return (value * bad if self.step == at and value.requires_grad else value), logits
+    def broken(self: Program, *args: Any) -> torch.Tensor:
+        # Trying out whether the model can be stacked gives no noise.
+        spoilt = len(args) == 3 and next(steps) == at
+        return losses(self, *args) * (bad if spoilt else 1.0)
 
-    monkeypatch.setattr(TrainingRun, "_loss", broken)
+    monkeypatch.setattr("transfer.stack.Program.losses", broken)
     record = train(RUN)
     assert (record.status, record.stopped_step) == ("diverged", at)
     assert record.curve.shape == (at + 1,) and record.val_loss is None
 
 
 def test_weights_spoiled_by_the_last_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    advance = TrainingRun.advance
+    advance = Stack.advance
 
-    def spoil(self: TrainingRun) -> None:
+    def spoil(self: Stack) -> None:
         advance(self)
         if self.step == RUN.steps:
             with torch.no_grad():
                 next(self.model.parameters())[0, 0] = float("nan")
 
-    monkeypatch.setattr(TrainingRun, "advance", spoil)
+    monkeypatch.setattr(Stack, "advance", spoil)
     record = train(RUN)
     assert (record.status, record.stopped_step, record.val_loss) == ("diverged", RUN.steps, None)
     assert record.train_loss is not None and record.curve.shape == (RUN.steps,)

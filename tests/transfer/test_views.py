@@ -21,7 +21,8 @@ from transfer.config import (
 )
 from transfer.data.cifar10 import AugmentedData
 from transfer.models.cnn import Cnn
-from transfer.train import TrainingRun, train
+from transfer.stack import Stack
+from transfer.train import train
 
 RUN = RunConfig(
     model=CnnConfig(),
@@ -70,7 +71,7 @@ def test_whitening_is_set_from_images_as_they_lie() -> None:
     expected = Cnn(lying.shape, 4, 1).double()
     expected.fit_to_data(lying.train_x)
     for seed in (1, 2):
-        model = TrainingRun(replace(RUN, seed=seed)).model
+        model = Stack([replace(RUN, seed=seed)]).model
         assert torch.equal(model.get_buffer("whitening"), expected.whitening)
     assert not torch.equal(lying.train_rows(1, 0, 40, slice(0, 40)).x, lying.train_x)
     assert torch.equal(lying.rows_to_fit(1, 7), lying.train_x[:7])
@@ -113,11 +114,11 @@ def test_views(views: Views, expected: dict[tuple[int, bool], float]) -> None:
 
 @pytest.mark.parametrize("views", ALL_VIEWS)
 def test_validation_averages_the_logits_of_the_views(views: Views) -> None:
-    run = TrainingRun(with_views(views))
+    run = Stack([with_views(views)])
     for _ in range(3):
         run.advance()
-    loss, accuracy = run.validate()
-    held = images(run.config.data)
+    ((loss, accuracy),) = run.validate()
+    held = images(run.configs[0].data)
     with torch.no_grad():
         model = run.model.eval()
         logits = sum((share * model(x) for share, x in held.views(held.val_x)), torch.zeros(9, 10))

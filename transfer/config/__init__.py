@@ -53,6 +53,7 @@ from transfer.config.run import (
     require_same_roles,
     run_config_from_dict,
 )
+from transfer.config.stacking import stack_key
 
 __all__ = [
     "INIT_NAMES",
@@ -86,6 +87,7 @@ __all__ = [
     "require_positive",
     "require_same_roles",
     "run_config_from_dict",
+    "stack_key",
     "unknown",
     "ComputeConfig",
     "DeviceName",

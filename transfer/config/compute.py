@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 from transfer.config.checks import STRICT, require
 
 DeviceName = Literal["cpu", "cuda", "mps"]
+CompileName = Literal["auto", "always", "never"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,7 +18,15 @@ class ComputeConfig:
     """Where runs are computed."""
     micro_batch_size: int = 0
     """Examples that go through the model at once; gradients accumulate over the batch. 0: all."""
+    stack_size: int = 0
+    """Most runs trained as one program. 0: as many as the memory holds and as pays."""
+
+    compile: CompileName = "auto"
+    """Whether the training loss goes through torch.compile; auto: on CUDA devices, where the time
+    it saves pays for it."""
 
     def __post_init__(self) -> None:
         size = self.micro_batch_size
         require(size >= 0, "micro_batch_size", "at least 0 (0: the whole batch)", size)
+        runs = self.stack_size
+        require(runs >= 0, "stack_size", "at least 0 (0: as many as pays)", runs)

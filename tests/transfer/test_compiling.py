@@ -1,0 +1,67 @@
+"""Compiling a stack's loss: when it pays, and that it changes results by rounding alone."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.transfer.test_stack import RUN
+from transfer import compiling
+from transfer.compiling import Pace, pays
+from transfer.config import ComputeConfig, MlpConfig, SgdConfig
+from transfer.data.cache import cache_folder
+from transfer.stack import Stack
+from transfer.train import train_stack
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep marks and kept programs of one test from the others."""
+    monkeypatch.setenv("LMO_TRANSFER_CACHE", str(tmp_path))
+    monkeypatch.setattr(compiling, "_kept", {})
+    monkeypatch.setattr(compiling, "_lost_s", {})
+
+
+def test_one_long_stack_pays_at_once_and_short_ones_together() -> None:
+    assert pays("long", 30.0, 25.0)
+    assert [pays("short", 10.0, 25.0) for _ in range(4)] == [False, False, True, True]
+    assert not pays("other", 10.0, 25.0), "stacks of another kind share no program"
+
+
+def test_nothing_is_compiled_on_the_cpu_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def compile(self: object) -> None:
+        raise AssertionError("compiled")
+
+    monkeypatch.setattr("transfer.program.Program.compile", compile)
+    for how in ("auto", "never"):
+        train_stack([RUN], ComputeConfig(compile=how))
+    with pytest.raises(AssertionError, match="compiled"):
+        train_stack([RUN], ComputeConfig(compile="always"))
+
+
+def test_a_kept_program_serves_the_next_stack(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[object] = []
+
+    def compile(self: compiling.Program) -> None:
+        made.append(self)
+        self.compiled = True
+
+    monkeypatch.setattr("transfer.program.Program.compile", compile)
+    stacks = [Stack([replace(RUN, seed=seed)]) for seed in (1, 2)]
+    stacks.append(Stack([RUN, replace(RUN, seed=2)]))
+    for stack in stacks:
+        Pace("always").advance(stack)
+    assert made == [stacks[0].program, stacks[2].program], "one program for each number of runs"
+    assert stacks[1].program is stacks[0].program
+    assert len(list((cache_folder() / "compiled").iterdir())) == 2
+
+
+@pytest.mark.compile
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_compiled_runs_differ_by_rounding() -> None:
+    run = replace(RUN, model=MlpConfig(), precision="float64", optimizer=SgdConfig())
+    runs = [run, replace(run, seed=2)]
+    eager, compiled = (train_stack(runs, ComputeConfig(compile=how)) for how in ("never", "always"))
+    for one, other in zip(eager, compiled, strict=True):
+        assert other.val_loss == pytest.approx(one.val_loss, rel=1e-9)
+        assert other.compile_s > 0.0 == one.compile_s

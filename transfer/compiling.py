@@ -1,0 +1,127 @@
+"""Whether and when a stack's loss goes through torch.compile: where the time it saves pays for it.
+
+A stack begins uncompiled. After a few steps its pace is known, and with it what compiling would
+save of the rest. Where none of several stacks of one kind is worth it alone, the one compiles by
+which as much was lost as compiling costs. Compiled programs are kept for later stacks of the
+process, and torch's own cache on disk makes the next process compile in a few seconds.
+"""
+
+import hashlib
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from transfer.config import RunConfig, canonical_json
+from transfer.config.compute import CompileName
+from transfer.data.cache import cache_folder
+from transfer.program import Program
+from transfer.stack import Stack
+
+_STEPS_BEFORE = 3
+"""Steps that are taken before the pace is measured, on the next one."""
+_SHARE_SAVED = 0.4
+"""Of a step's time, where it is compiled; see docs/performance.md."""
+_COLD_S, _WARM_S = 25.0, 8.0
+"""Seconds that compiling takes, without and with torch's cache on disk; likewise."""
+_MOST_KEPT = 8
+
+_kept: dict[str, Program] = {}
+_lost_s: dict[str, float] = {}
+"""Seconds that stacks of a kind would have saved so far, had the first of them been compiled."""
+
+
+class Pace:
+    """Advances a stack, and compiles its loss once that pays.
+
+    Args:
+        how: auto, never, or always from the first step.
+
+    Attributes:
+        compile_s: Seconds that compiling has taken.
+    """
+
+    def __init__(self, how: CompileName) -> None:
+        self.how = how
+        self.compile_s = 0.0
+        self._steps = 0
+
+    def advance(self, stack: Stack) -> None:
+        """Do one step."""
+        program = stack.program
+        if self.how == "never" or not program.together or program.compiled:
+            stack.advance()
+            return
+        if self.how == "always":
+            self._compile(stack)
+            return
+        if stack.arithmetic.device.type != "cuda":
+            stack.advance()  # operations are quick to start there, and compiling takes long
+            return
+        self._steps += 1
+        if _key(stack) in _kept:
+            self._compile(stack)
+        elif self._steps == _STEPS_BEFORE + 1:
+            self._measure(stack)
+        else:
+            stack.advance()
+
+    def restart(self) -> None:
+        """Measure again: the stack has become smaller."""
+        self._steps = 0
+
+    def _measure(self, stack: Stack) -> None:
+        torch.cuda.synchronize()
+        started = time.monotonic()
+        stack.advance()
+        torch.cuda.synchronize()
+        left = stack.configs[0].steps - stack.step
+        saved = left * _SHARE_SAVED * (time.monotonic() - started)
+        cost = _WARM_S if _mark(stack).exists() else _COLD_S
+        if left and pays(_key(stack), saved, cost):
+            self._compile(stack)
+
+    def _compile(self, stack: Stack) -> None:
+        """Do one step compiled; if that is the first of its kind, it takes long."""
+        key = _key(stack)
+        known = _kept.pop(key, None)
+        if known is None:
+            while len(_kept) >= _MOST_KEPT:
+                del _kept[next(iter(_kept))]
+            known = stack.program
+            known.compile()
+        _kept[key] = stack.program = known
+        started = time.monotonic()
+        stack.advance()
+        if stack.arithmetic.device.type == "cuda":
+            torch.cuda.synchronize()
+        self.compile_s += time.monotonic() - started
+        _lost_s.pop(key, None)
+        mark = _mark(stack)
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+
+
+def pays(key: str, saved_s: float, cost_s: float) -> bool:
+    """Whether to compile for what is saved now, on top of what was lost by not doing so before."""
+    _lost_s[key] = _lost_s.get(key, 0.0) + saved_s
+    return _lost_s[key] > cost_s
+
+
+def _key(stack: Stack) -> str:
+    """Return a text that is the same for stacks whose loss is the same code on the same shapes."""
+    config: RunConfig = stack.configs[0]
+    parts = [
+        asdict(config.model),
+        asdict(stack.data.shape),
+        [config.width, config.depth, config.batch_size, stack.micro_batch_size],
+        [config.label_smoothing, config.precision, str(stack.arithmetic.device)],
+        [len(stack.configs), torch.__version__],
+    ]
+    return hashlib.sha256(canonical_json(parts).encode()).hexdigest()[:16]
+
+
+def _mark(stack: Stack) -> Path:
+    """Return the file that says that torch's cache on disk has this program."""
+    return cache_folder() / "compiled" / _key(stack)
