@@ -39,10 +39,12 @@ COLUMNS = (
     "train_loss",
     "error",
     "wall_s",
+    "stack_size",
+    "compile_s",
     "host",
     "finished",
 )
-CIRCUMSTANCES = ("wall_s", "host", "finished")
+CIRCUMSTANCES = ("wall_s", "stack_size", "compile_s", "host", "finished")
 """Columns that two computations of one run need not share."""
 
 

@@ -17,12 +17,10 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from sweeps.errors import StorageError
+from sweeps.packing import pack
 from sweeps.progress import Reporter
 from sweeps.table import RunTable
 from transfer.config import ComputeConfig, RunConfig, canonical_json
-
-_MAX_CHUNK = 4
-"""Most runs a worker takes at a time: few files, yet little is lost when it is killed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +31,9 @@ class _Step:
     step: int
 
 
-_Answers = queue.SimpleQueue["int | BaseException | _Step"]
-"""What the serving threads tell the one that waits: runs published, an error, or progress."""
+_Answers = queue.SimpleQueue["int | BaseException | _Step | str"]
+"""What the serving threads tell the one that waits: runs published, an error, progress, or a
+note."""
 
 
 class Runner(Protocol):
@@ -92,7 +91,7 @@ class LocalRunner:
         if folder != self._folder:
             self.close()
             self._folder = folder
-        jobs, num_runs = _jobs(configs, self.workers)
+        jobs = self._jobs(configs)
         answers: _Answers = queue.SimpleQueue()
         while len(self._crew) < min(self.workers, jobs.qsize()):
             self._crew.append(_Worker(folder, self.compute))
@@ -100,21 +99,34 @@ class LocalRunner:
             arguments = (worker, table, jobs, answers)
             threading.Thread(target=_serve, args=arguments, daemon=True).start()
         try:
-            _follow(answers, num_runs, reporter)
+            _follow(answers, len(configs), reporter)
         except BaseException:
             self.close()  # or the threads would go on with the old queue
             raise
 
+    def _jobs(self, configs: Sequence[RunConfig]) -> "queue.SimpleQueue[list[RunConfig]]":
+        from transfer.stacksize import most_runs  # brings torch along
+
+        jobs: queue.SimpleQueue[list[RunConfig]] = queue.SimpleQueue()
+        for job in pack(configs, self.workers, lambda config: most_runs(config, self.compute)):
+            jobs.put(job)
+        return jobs
+
 
 def _follow(answers: _Answers, num_runs: int, reporter: Reporter) -> None:
-    """Pass on what the serving threads say until every run is published."""
-    done = 0
+    """Pass on what the serving threads say, notes once, until every run is published."""
+    done, told = 0, set[str]()
     while done < num_runs:
         answer = answers.get()
         if isinstance(answer, BaseException):
             raise answer
         if isinstance(answer, _Step):
             reporter.running(answer.config, answer.step)
+            continue
+        if isinstance(answer, str):
+            if answer not in told:
+                reporter.note(answer)
+            told.add(answer)
             continue
         done += answer
         reporter.advance(answer)
@@ -125,22 +137,6 @@ def _num_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _jobs(
-    configs: Sequence[RunConfig], workers: int
-) -> tuple["queue.SimpleQueue[list[RunConfig]]", int]:
-    """Cut the runs into jobs, the largest first: the end of the queue then fills the gaps."""
-    ordered = sorted(configs, key=_size, reverse=True)
-    size = max(1, min(_MAX_CHUNK, len(ordered) // (4 * workers)))
-    jobs: queue.SimpleQueue[list[RunConfig]] = queue.SimpleQueue()
-    for start in range(0, len(ordered), size):
-        jobs.put(ordered[start : start + size])
-    return jobs, len(ordered)
-
-
-def _size(config: RunConfig) -> tuple[int, ...]:
-    return config.width, config.depth, config.steps, config.batch_size
 
 
 def _serve(
@@ -205,9 +201,12 @@ class _Worker:
             process.stdin.flush()
             for line in process.stdout:
                 answer: dict[str, Any] = json.loads(line)
-                if "step" not in answer:
+                if "step" in answer:
+                    answers.put(_Step(job[answer["index"]], answer["step"]))
+                elif "note" in answer:
+                    answers.put(answer["note"])
+                else:
                     return answer
-                answers.put(_Step(job[answer["index"]], answer["step"]))
         except (OSError, ValueError):
             pass  # the pipe broke, or was closed, or its last line was cut: the worker is gone
         code = process.wait()

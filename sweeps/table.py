@@ -42,7 +42,7 @@ MERGE_ABOVE = 2000
 """Files above which the driver merges them into one."""
 _READERS = 64
 # What may differ between two records of one run without being a contradiction.
-_CIRCUMSTANCES = ("wall_s", "host", "finished", "versions")
+_CIRCUMSTANCES = ("wall_s", "host", "finished", "versions", "stack_size", "compile_s")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,6 +62,9 @@ class StoredRun:
     host: str
     finished: str
     versions: dict[str, str]
+    stack_size: int = 1
+    """Added after the first tables were written: their runs were trained one by one."""
+    compile_s: float = 0.0
 
 
 def store(record: "RunRecord", versions: dict[str, str]) -> StoredRun:
@@ -77,6 +80,8 @@ def store(record: "RunRecord", versions: dict[str, str]) -> StoredRun:
         train_loss=record.train_loss,
         error=record.error,
         wall_s=round(record.wall_s, 4),
+        stack_size=record.stack_size,
+        compile_s=round(record.compile_s, 4),
         host=socket.gethostname(),
         finished=datetime.now(UTC).isoformat(timespec="milliseconds"),
         versions=versions,

@@ -1,7 +1,8 @@
 """Worker process of the local runner: jobs come in, answers go out, as lines of JSON.
 
-A job is a list of run configurations. While it works the worker says {"index", "step"} now and
-then, at the end {"published"} or {"fatal", "errno"}. Its first line is {"ready"}.
+A job is a list of run configurations; those that can are trained as one program. While it works
+the worker says {"index", "step"} now and then, {"note"} if there is something to be known, at the
+end {"published"} or {"fatal", "errno"}. Its first line is {"ready"}.
 
 It ends as soon as its standard input closes, so that it never outlives a killed driver.
 """
@@ -15,7 +16,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
@@ -24,8 +25,15 @@ from typing import TextIO
 import numpy as np
 
 from sweeps.table import RunTable, store
-from transfer.config import ComputeConfig, DeviceName, RunConfig, run_config_from_dict
-from transfer.train import RunRecord, train
+from transfer.config import (
+    ComputeConfig,
+    DeviceName,
+    RunConfig,
+    run_config_from_dict,
+    stack_key,
+)
+from transfer.stacksize import is_out_of_memory
+from transfer.train import RunRecord, train_stack
 
 Answer = dict[str, object]
 _SECONDS_BETWEEN_BEATS = 2.0
@@ -65,37 +73,55 @@ def failed(config: RunConfig, error: str, wall_s: float) -> RunRecord:
 
 
 def train_safely(
-    config: RunConfig,
+    configs: Sequence[RunConfig],
     folder: Path,
     on_step: Callable[[int], None] | None = None,
     compute: ComputeConfig | None = None,
-) -> RunRecord:
-    """Train a run; an exception becomes a failed record, its traceback goes to stderr."""
+    on_note: Callable[[str], None] | None = None,
+) -> list[RunRecord]:
+    """Train the runs of a stack; what goes wrong with one of them is no matter to the others.
+
+    A stack that does not fit the memory is halved; one that fails otherwise is trained one by one.
+    An exception of a single run becomes a failed record, its traceback goes to stderr.
+    """
     started = time.monotonic()
-    checkpoint = folder / "checkpoints" / f"{config.run_id}.pt"
+    files = {c.run_id: folder / "checkpoints" / f"{c.run_id}.pt" for c in configs}
     try:
-        return train(config, compute, checkpoint=checkpoint, on_step=on_step)
+        return train_stack(configs, compute, checkpoints=files, on_step=on_step, on_note=on_note)
     except OSError:
         raise  # the folder is at fault, not the run
     except Exception as error:
-        text = f"{type(error).__name__}: {error}".splitlines()[0]
-        if not isinstance(error, ValueError):
-            traceback.print_exc()
-        return failed(config, text, time.monotonic() - started)
+        if len(configs) == 1:
+            text = f"{type(error).__name__}: {error}".splitlines()[0]
+            if not isinstance(error, ValueError):
+                traceback.print_exc()
+            return [failed(configs[0], text, time.monotonic() - started)]
+        size = (len(configs) + 1) // 2 if is_out_of_memory(error) else 1
+    # Outside of the handler: the traceback would keep what the stack had allocated.
+    parts = [configs[start : start + size] for start in range(0, len(configs), size)]
+    return [
+        record for part in parts for record in train_safely(part, folder, on_step, compute, on_note)
+    ]
 
 
 def work(
     table: RunTable,
-    configs: list[RunConfig],
+    configs: Sequence[RunConfig],
     say: Callable[[Answer], None],
     compute: ComputeConfig | None = None,
 ) -> None:
-    """Train the runs and publish them together."""
+    """Train the runs, in as few stacks as they allow, and publish them together."""
     compute = compute or ComputeConfig()
-    records = [
-        train_safely(config, table.folder.parent, _heartbeat(index, say), compute)
-        for index, config in enumerate(configs)
-    ]
+    stacks: dict[str, list[int]] = {}
+    for index, config in enumerate(configs):
+        stacks.setdefault(stack_key(config), []).append(index)
+    records = []
+    for indices in stacks.values():
+        beat = _heartbeat(indices[0], say)
+        part = [configs[index] for index in indices]
+        records += train_safely(
+            part, table.folder.parent, beat, compute, lambda text: say({"note": text})
+        )
     curves = {r.config.run_id: r.curve for r in records if len(r.curve)}
     table.publish([store(record, versions(compute.device)) for record in records], curves)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from sweeps.frame import CIRCUMSTANCES
 from sweeps.study import Study
 from tests.helpers import contents, processes_of, study_frame, tiny_dict, toml_of, wait_until
 
@@ -102,7 +103,7 @@ def undisturbed(
 
 def require_equal(folder: Path, undisturbed: Path) -> None:
     wanted, got = (Path(f) / "results" / "runs.csv" for f in (undisturbed, folder))
-    drop = ["wall_s", "host", "finished"]
+    drop = list(CIRCUMSTANCES)
     frames = [pd.read_csv(path).drop(columns=drop) for path in (wanted, got)]
     pd.testing.assert_frame_equal(*frames, check_exact=True)
     assert everything(folder) == everything(undisturbed), "not the same runs, bit for bit"
@@ -114,7 +115,7 @@ def require_equal(folder: Path, undisturbed: Path) -> None:
 def study_frame_without_check(folder: Path) -> pd.DataFrame:
     from launch.pipeline import finished
 
-    return finished(Study.open(folder)).frame.drop(columns=["wall_s", "host", "finished"])
+    return finished(Study.open(folder)).frame.drop(columns=list(CIRCUMSTANCES))
 
 
 def test_killed_twenty_times(

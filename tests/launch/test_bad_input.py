@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from sweeps.frame import CIRCUMSTANCES
 from tests.launch.conftest import SMALL, Command, one_line
 from transfer.config import NUMERICS
 
@@ -112,14 +113,12 @@ def test_damaged_records_are_reported_kept_and_computed_again(
     files[1].write_bytes(flipped)
     files[2].write_bytes(b"")
     damaged = {f: f.read_bytes() for f in files[:3]}
-    before = pd.read_csv(study / "results" / "runs.csv").drop(
-        columns=["wall_s", "host", "finished"]
-    )
+    before = pd.read_csv(study / "results" / "runs.csv").drop(columns=list(CIRCUMSTANCES))
     done = command("run", str(study), cwd=study.parent)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("is damaged") >= 2 and "is empty" in done.stdout
     assert {f: f.read_bytes() for f in files[:3]} == damaged
-    after = pd.read_csv(study / "results" / "runs.csv").drop(columns=["wall_s", "host", "finished"])
+    after = pd.read_csv(study / "results" / "runs.csv").drop(columns=list(CIRCUMSTANCES))
     pd.testing.assert_frame_equal(before, after, check_exact=True)
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from launch.commands import COMMANDS, parser, split_source
+from sweeps.frame import CIRCUMSTANCES
 from tests.launch.conftest import SMALL, Command, one_line
 
 FILES = {
@@ -98,7 +99,7 @@ def test_stages_one_by_one_give_the_same_as_run(
     assert {str(p.relative_to(ours)) for p in ours.rglob("*") if p.is_file()} == FILES
     for name in ("verdict.json", "tuned.json", "figures/scaling.svg"):
         assert (ours / name).read_bytes() == (theirs / name).read_bytes()
-    drop = ["wall_s", "host", "finished"]
+    drop = list(CIRCUMSTANCES)
     frames = [pd.read_parquet(f / "runs.parquet").drop(columns=drop) for f in (ours, theirs)]
     swept = frames[1][frames[1]["purpose"] != "check"].reset_index(drop=True)
     pd.testing.assert_frame_equal(frames[0], swept, check_exact=True)

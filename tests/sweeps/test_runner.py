@@ -27,26 +27,28 @@ from tests.helpers import (
 )
 from transfer.config import RunConfig
 
-# Python runs this in every worker before its own code: widths above 100 mean mischief.
+# Python runs this in every worker before its own code: seeds above 100 mean mischief.
 MISCHIEF = """
 import os, signal, sys, time
 if "sweeps.worker" in " ".join(sys.orig_argv):
     import transfer.train as module
-    real = module.train
-    def train(config, *compute, **rest):
-        if config.width == 101:
+    real = module.train_stack
+    def train_stack(configs, *compute, **rest):
+        seeds = [config.seed for config in configs]
+        if 101 in seeds:
             os.kill(os.getpid(), signal.SIGSEGV)
-        if config.width == 102:
+        if 102 in seeds:
             os._exit(7)
-        if config.width == 103:
+        if 103 in seeds:
             raise RuntimeError("mischief\\nand more")
-        if config.width >= 200:
-            folder = os.environ["MISCHIEF"]
-            open(f"{folder}/started-{config.width}-{os.getpid()}", "w").close()
-            while not os.path.exists(f"{folder}/go"):
-                time.sleep(0.01)
-        return real(config, *compute, **rest)
-    module.train = train
+        for seed in seeds:
+            if seed >= 200:
+                folder = os.environ["MISCHIEF"]
+                open(f"{folder}/started-{seed}-{os.getpid()}", "w").close()
+                while not os.path.exists(f"{folder}/go"):
+                    time.sleep(0.01)
+        return real(configs, *compute, **rest)
+    module.train_stack = train_stack
 """
 
 
@@ -67,14 +69,14 @@ def table(tmp_path: Path) -> Iterator[RunTable]:
     wait_until(lambda: not processes_of(folder), 15, "the workers have ended")
 
 
-def config(width: int, seed: int = 1) -> RunConfig:
+def config(seed: int) -> RunConfig:
     experiment = tiny_experiment()
     optimizer = experiment.arms["scion"].optimizer
-    return run_config(experiment, "scion", optimizer, size=width, seed=seed)
+    return run_config(experiment, "scion", optimizer, size=4, seed=seed)
 
 
 def statuses(table: RunTable) -> dict[int, str]:
-    return {row.config["width"]: row.status for row in table.read().values()}
+    return {row.config["seed"]: row.status for row in table.read().values()}
 
 
 # --- same bits -------------------------------------------------------------------------------
@@ -107,23 +109,23 @@ def test_same_bits_whatever_the_workers_and_the_order(tmp_path: Path) -> None:
 
 
 def test_runs_that_crash_or_raise_do_not_stop_the_others(table: RunTable, mischief: Path) -> None:
-    """With one worker and 16 runs a chunk holds four: the guilty are found one by one."""
-    configs = [config(width) for width in (101, 102, 103, *range(3, 16))]
+    """All 16 are one stack of one worker: the guilty are found one by one."""
+    configs = [config(seed) for seed in (101, 102, 103, *range(3, 16))]
     with LocalRunner(1) as runner:
         runner.run(table, configs, Reporter())
-    rows = {row.config["width"]: row for row in table.read().values()}
+    rows = {row.config["seed"]: row for row in table.read().values()}
     assert len(rows) == len(configs) and table.problems == []
     assert rows[101].status == "failed" and f"signal {signal.SIGSEGV:d}" in (rows[101].error or "")
     assert rows[102].status == "failed" and "exit code 7" in (rows[102].error or "")
     assert rows[103].status == "failed" and rows[103].error == "RuntimeError: mischief"
     assert rows[101].val_loss is None and rows[103].val_loss is None
-    assert {rows[w].status for w in range(3, 16)} == {"done"}
+    assert {rows[seed].status for seed in range(3, 16)} == {"done"}
 
 
 @pytest.mark.parametrize("chunk", [4, 1])
 def test_worker_killed_from_outside(table: RunTable, mischief: Path, chunk: int) -> None:
     """Once, as a full memory would: the runs are tried again alone and nothing is lost."""
-    configs = [config(200), *(config(width) for width in range(3, 18))][: 16 if chunk == 4 else 2]
+    configs = [config(200), *(config(seed) for seed in range(3, 18))][: 16 if chunk == 4 else 2]
 
     def kill() -> None:
         wait_until(lambda: any(mischief.glob("started-200-*")), 30, "the run has started")
@@ -162,7 +164,7 @@ def test_worker_that_is_always_killed(table: RunTable, mischief: Path) -> None:
     finally:
         finished.set()
         killer.join()
-    rows = {row.config["width"]: row for row in table.read().values()}
+    rows = {row.config["seed"]: row for row in table.read().values()}
     assert rows[200].status == "failed" and "signal 9" in (rows[200].error or "")
     assert rows[3].status == "done"
     assert len(killed) >= 2, "the run was not tried a second time, alone"
@@ -172,7 +174,7 @@ def test_closing_while_runs_are_trained(table: RunTable, mischief: Path) -> None
     """As Ctrl-C does: what was not published is no failure, and no worker is started again."""
     importlib.import_module("sweeps.worker")  # as in a driver with torch: its threads are quick
 
-    configs = [config(width) for width in (200, 201, 202)]
+    configs = [config(seed) for seed in (200, 201, 202)]
     runner = LocalRunner(1)
 
     def wait() -> None:
