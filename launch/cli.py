@@ -194,10 +194,11 @@ def _work(options: Arguments, study: Any, finish: Callable[..., int]) -> int:
             study.clean()
             reporter = ConsoleReporter(console, study.experiment.sweep.axis)
             return finish(options, study, console, runner, reporter)
-    except KeyboardInterrupt:
-        console.print(f"\ninterrupted; {resume}", markup=False)
-        return INTERRUPTED
-    except OSError as error:
+    except (KeyboardInterrupt, OSError) as error:
+        if interrupted(error):
+            console.print(f"\ninterrupted; {resume}", markup=False)
+            return INTERRUPTED
+        assert isinstance(error, OSError)
         print_error(f"{error.filename or study.folder}: {error.strerror or error}; {resume}")
         return BAD_INPUT
     finally:
@@ -406,3 +407,16 @@ _HANDLERS: dict[str, Callable[[Arguments], int]] = {
     "tokenize": _tokenize,
 }
 assert _HANDLERS.keys() == COMMANDS.keys(), "every command has a help and a handler"
+
+
+def interrupted(error: BaseException) -> bool:
+    """Whether an error is Ctrl-C, or was raised while something was tidied up after it.
+
+    Optuna's journal, interrupted while it takes its lock, does not find the lock's file.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, KeyboardInterrupt):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False

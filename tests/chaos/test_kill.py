@@ -25,6 +25,8 @@ CHANGES = {
     "arms.scion.octaves_below": 3,
     "sweep.seeds": [1, 2],
     "sweep.widths": [4, 8, 12],
+    # Small stacks: in large ones all is done before anything could be killed.
+    "compute.stack_size": 2,
 }
 COMMAND = [sys.executable, "-m", "lmo_transfer"]
 ROOT = Path(__file__).resolve().parents[2]

@@ -213,3 +213,16 @@ def test_quick_commands_import_nothing_heavy(tmp_path: Path) -> None:
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_an_error_on_the_way_out_of_an_interruption_is_one() -> None:
+    from launch.cli import interrupted
+
+    assert interrupted(KeyboardInterrupt()) and not interrupted(OSError("full disk"))
+    try:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise FileNotFoundError("the lock's file")  # as Optuna's journal does
+    except FileNotFoundError as error:
+        assert interrupted(error)
