@@ -48,8 +48,16 @@ class Pace:
         self._steps = 0
 
     def advance(self, stack: Stack) -> None:
-        """Do one step."""
+        """Do one step.
+
+        Raises:
+            ValueError: `always`, and the model goes one run at a time, which is not compiled.
+        """
         program = stack.program
+        if self.how == "always" and not program.together:
+            raise ValueError(
+                f"compute.compile must be auto or never for this model, got 'always': {stack.alone}"
+            )
         if self.how == "never" or not program.together or program.compiled:
             stack.advance()
             return

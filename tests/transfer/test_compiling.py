@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.transfer.test_stack import RUN
+from tests.invented import invented
+from tests.transfer.test_stack import FAMILIES, RUN
 from transfer import compiling
 from transfer.compiling import Pace, pays
 from transfer.config import ComputeConfig, MlpConfig, SgdConfig
@@ -54,6 +55,12 @@ def test_a_kept_program_serves_the_next_stack(monkeypatch: pytest.MonkeyPatch) -
     assert made == [stacks[0].program, stacks[2].program], "one program for each number of runs"
     assert stacks[1].program is stacks[0].program
     assert len(list((cache_folder() / "compiled").iterdir())) == 2
+
+
+def test_what_goes_one_by_one_cannot_be_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transfer.data.load", invented)
+    with pytest.raises(ValueError, match="compile must be auto or never.*it has convolutions"):
+        train_stack([FAMILIES["cnn"]], ComputeConfig(compile="always"))
 
 
 @pytest.mark.compile
