@@ -7,7 +7,9 @@ process, and torch's own cache on disk makes the next process compile in a few s
 """
 
 import hashlib
+import os
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -23,7 +25,7 @@ _STEPS_BEFORE = 3
 """Steps that are taken before the pace is measured, on the next one."""
 _SHARE_SAVED = 0.4
 """Of a step's time, where it is compiled; see docs/performance.md."""
-_COLD_S, _WARM_S = 25.0, 8.0
+_COLD_S, _WARM_S = 20.0, 3.0
 """Seconds that compiling takes, without and with torch's cache on disk; likewise."""
 _MOST_KEPT = 8
 
@@ -37,13 +39,15 @@ class Pace:
 
     Args:
         how: auto, never, or always from the first step.
+        on_note: Called with one line if the model cannot be compiled.
 
     Attributes:
         compile_s: Seconds that compiling has taken.
     """
 
-    def __init__(self, how: CompileName) -> None:
+    def __init__(self, how: CompileName, on_note: Callable[[str], None] | None = None) -> None:
         self.how = how
+        self.on_note = on_note
         self.compile_s = 0.0
         self._steps = 0
 
@@ -51,13 +55,12 @@ class Pace:
         """Do one step.
 
         Raises:
-            ValueError: `always`, and the model goes one run at a time, which is not compiled.
+            ValueError: `always`, and the model goes one run at a time, which is not compiled, or
+                torch.compile cannot take it.
         """
         program = stack.program
         if self.how == "always" and not program.together:
-            raise ValueError(
-                f"compute.compile must be auto or never for this model, got 'always': {stack.alone}"
-            )
+            raise _not_always(str(stack.alone))
         if self.how == "never" or not program.together or program.compiled:
             stack.advance()
             return
@@ -92,6 +95,8 @@ class Pace:
 
     def _compile(self, stack: Stack) -> None:
         """Do one step compiled; if that is the first of its kind, it takes long."""
+        from torch._dynamo.exc import TorchDynamoException  # takes long to import
+
         key = _key(stack)
         known = _kept.pop(key, None)
         if known is None:
@@ -99,16 +104,34 @@ class Pace:
                 del _kept[next(iter(_kept))]
             known = stack.program
             known.compile()
-        _kept[key] = stack.program = known
+        stack.program = known
+        # Marks and programs lie together, so that a mark never speaks of a program that is gone.
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
         started = time.monotonic()
-        stack.advance()
+        try:
+            stack.advance()
+        except TorchDynamoException as error:
+            why = f"torch.compile cannot take it ({str(error).strip().splitlines()[0]})"
+            if self.how == "always":
+                raise _not_always(why) from error
+            self.how = "never"
+            known.uncompile()
+            if self.on_note is not None:
+                self.on_note(f"this model is trained uncompiled: {why}")
+            stack.advance()
+            return
         if stack.arithmetic.device.type == "cuda":
             torch.cuda.synchronize()
         self.compile_s += time.monotonic() - started
+        _kept[key] = known
         _lost_s.pop(key, None)
         mark = _mark(stack)
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.touch()
+
+
+def _not_always(why: str) -> ValueError:
+    return ValueError(f"compute.compile must be auto or never for this model, got 'always': {why}")
 
 
 def pays(key: str, saved_s: float, cost_s: float) -> bool:
@@ -132,4 +155,4 @@ def _key(stack: Stack) -> str:
 
 def _mark(stack: Stack) -> Path:
     """Return the file that says that torch's cache on disk has this program."""
-    return cache_folder() / "compiled" / _key(stack)
+    return cache_folder() / "inductor" / "known" / _key(stack)

@@ -225,8 +225,8 @@ def newton_schulz(
 ) -> Float[Tensor, "batch small large"]:
     """Iterate X <- aX + (bA + cA^2)X, A = X X^T, in the precision of X.
 
-    On a GPU with Triton, in bfloat16, the symmetric products are computed by half, and
-    aI + bA + cA^2 is rounded as one matrix.
+    On a GPU with Triton, in bfloat16, the symmetric products are computed by half, aI + bA + cA^2
+    is rounded as one matrix, and long matrices go two steps at a time.
 
     Args:
         x: Matrices whose singular values are at most 1.
@@ -247,11 +247,22 @@ def _newton_schulz_by_half(x: Tensor, coefficients: Coefficients) -> Tensor:
     from transfer.kernels.symmetric import symmetric_product
 
     x, other = x.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
-    gram = x.new_empty((len(x), x.shape[1], x.shape[1]))
-    polynomial = torch.empty_like(gram)
-    for a, b, c in coefficients:
+    gram, polynomial, spare = (x.new_empty((len(x), x.shape[1], x.shape[1])) for _ in range(3))
+    # Long matrices are multiplied once for two steps. More at once are wrong in bfloat16: what
+    # rounding makes of small eigenvalues of the Gram matrix grows with every polynomial.
+    at_once = 2 if x.shape[2] > x.shape[1] else 1
+    for start in range(0, len(coefficients), at_once):
+        (a, b, c), *second = coefficients[start : start + at_once]
         symmetric_product(x, gram)
         symmetric_product(gram, polynomial, alpha=c, beta=b, diagonal=a)
+        for a, b, c in second:
+            # Polynomials P of one Gram matrix G commute, so P G and the product of two are
+            # symmetric. P X has the Gram matrix P G P.
+            symmetric_product(polynomial, spare, gram)
+            symmetric_product(spare, gram, polynomial)
+            symmetric_product(gram, spare, alpha=c, beta=b, diagonal=a)
+            symmetric_product(spare, gram, polynomial)
+            gram, polynomial = polynomial, gram
         torch.bmm(polynomial, x, out=other)
         x, other = other, x
     return x

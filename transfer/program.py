@@ -107,14 +107,35 @@ class Program:
         self._trained = self._over_runs
 
     def compile(self) -> None:
-        """Compile the training loss, for the shapes that come; runs together alone."""
+        """Compile the training loss, for the shapes that come; runs together alone.
+
+        That happens when it is computed next, which raises TorchDynamoException, with nothing
+        changed, if torch.compile cannot take the model.
+        """
         assert self.together, "runs in turn share no graph"
         # Every shape compiles the same code once more; torch gives up after 8 by default.
         torch._dynamo.config.recompile_limit = max(
             _COMPILATIONS, torch._dynamo.config.recompile_limit
         )
-        self._trained = torch.compile(self._over_runs, dynamic=False)
+        self._trained = torch.compile(self._laid_out, dynamic=False, fullgraph=True)
         self.compiled = True
+
+    def uncompile(self) -> None:
+        """Compute the training loss without torch.compile."""
+        self._trained = self._over_runs
+        self.compiled = False
+
+    def _laid_out(
+        self, weights: Tensors, x: Tensor, y: Tensor, count: bool, shares: tuple[float, ...]
+    ) -> tuple[Tensor, Tensor]:
+        """Do what `_over_runs` does, with gradients that lie in memory as the weights do.
+
+        Stacked products give them transposed, and the optimizer would copy every one; here the
+        copy is part of a pass that the compiler makes anyway.
+        """
+        laid: Callable[[Tensor], Tensor] = _LikeItself.apply
+        weights = {n: laid(w) if w.requires_grad else w for n, w in weights.items()}
+        return self._over_runs(weights, x, y, count, shares)
 
     def losses(self, weights: Tensors, batch: Batch, noise: Sequence[int] = ()) -> Tensor:
         """Return the loss of every run, (R,), with a graph to the weights.
@@ -178,6 +199,18 @@ class Program:
                 self.judged, weights, (x, y, count, shares)
             )
         return loss
+
+
+class _LikeItself(torch.autograd.Function):
+    """The identity for a contiguous tensor; its gradient is contiguous too."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient.contiguous()
 
 
 def attention_kernels(arithmetic: Arithmetic) -> list[SDPBackend]:

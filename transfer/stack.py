@@ -6,7 +6,8 @@ with one thread, a run has the same bits in every company. Shapes: R runs, B exa
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,8 +28,19 @@ _ROWS_TO_VALIDATE = 1024
 _EXAMPLES_TO_FIT = 5000
 _EXAMPLES_TO_TRY = 2
 _MODELS_KEPT = 4
-_recent: dict[tuple[str, ...], nn.Module] = {}
-"""Initial models by run and device: the stacks of a sweep start from the same few."""
+
+
+@dataclass
+class _Start:
+    """What runs that start alike share."""
+
+    model: nn.Module
+    judged: tuple[float, float] | None = None
+    """Its validation loss and accuracy, once they are known."""
+
+
+_recent: dict[tuple[object, ...], _Start] = {}
+"""By run and device: the stacks of a sweep start from the same few."""
 
 
 class Stack:
@@ -61,42 +73,66 @@ class Stack:
         datasets.require_fits(data, first.data, first.batch_size)
         self.data = data.to(self.arithmetic.device, self.arithmetic.dtype)
         family = Family(first.model, data.shape)
-        # Somebody's own model may change between two stacks, ours does not.
-        known = {} if isinstance(first.model, CustomConfig) else _recent
-        models = [self._initial(family, config, known) for config in self.configs]
-        self.table = family.table(models[0], first.width, first.depth)
-        self.model = template(models[0])
-        self._hold(_stacked(models))
-        del models
+        starts = self._starts(family)
+        self.table = family.table(starts[0].model, first.width, first.depth)
+        self.model = template(starts[0].model)
+        self._hold(_stacked([start.model for start in starts]))
         self.alone = self._why_alone(Judged(self.model, first.label_smoothing))
         self.program = self._program()
         self.stepper = make_stepper(self.trained, self.view, self.table, self.configs)
         self.step = 0
         self.losses = torch.zeros(len(configs), first.steps, device=self.arithmetic.device)
-        self.initial = self.validate()
+        self.initial = self._judge(starts)
 
     # --- building ---
 
-    def _initial(
-        self, family: Family, config: RunConfig, known: dict[tuple[str, ...], nn.Module]
-    ) -> nn.Module:
-        """Return the model that a run starts from; runs that start alike share it."""
-        start = replace(config, optimizer=_start(config)).run_id
-        key = (start, self.data.fingerprint, str(self.arithmetic.device))
-        if key not in known:
-            if known is _recent and len(known) >= _MODELS_KEPT:
-                del known[next(iter(known))]
-            known[key] = self._initialised(family, config)
-        if self.micro_batch_size < config.batch_size:
-            _require_splittable(known[key])
-        return known[key]
+    def _starts(self, family: Family) -> list[_Start]:
+        """Return what every run starts from; runs that start alike share it."""
+        first = self.configs[0]
+        # Somebody's own model may change between two stacks, ours does not.
+        known = {} if isinstance(first.model, CustomConfig) else _recent
+        keys = [self._start_key(config) for config in self.configs]
+        new = {k: c for k, c in zip(keys, self.configs, strict=True) if k not in known}
+        made = zip(new, self._initialised(family, [*new.values()]), strict=True)
+        found = {key: known[key] for key in keys if key in known}
+        found |= {key: _Start(model) for key, model in made}
+        if self.micro_batch_size < first.batch_size:
+            _require_splittable(found[keys[0]].model)
+        for key in found:
+            known.pop(key, None)  # to be the most recent ones
+        known.update(found)
+        for key in [*known][: max(0, len(known) - _MODELS_KEPT)]:
+            del known[key]
+        return [found[key] for key in keys]
 
-    def _initialised(self, family: Family, config: RunConfig) -> nn.Module:
+    def _start_key(self, config: RunConfig) -> tuple[object, ...]:
+        start = replace(config, optimizer=_before(config)).run_id
+        device = str(self.arithmetic.device)
+        return start, self.data.fingerprint, device, self.micro_batch_size
+
+    def _initialised(self, family: Family, configs: Sequence[RunConfig]) -> list[nn.Module]:
+        """Return models with their initial weights."""
+        # With torch's own generator, so one after the other.
+        models = [self._built(family, config) for config in configs]
+        if self.arithmetic.device.type == "cpu":
+            for model, config in zip(models, configs, strict=True):
+                self._fill(family, model, config)
+        else:
+            # Numbers are drawn on the CPU, which would keep a GPU waiting for seconds a model.
+            # Torch loads its linear algebra when first asked, which fails in two threads at once.
+            torch.linalg.inv(torch.ones(1, 1, device=self.arithmetic.device))
+            with ThreadPoolExecutor(_MODELS_KEPT) as pool:
+                list(pool.map(self._fill, [family] * len(models), models, configs))
+        return models
+
+    def _built(self, family: Family, config: RunConfig) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             # What `init = "keep"` keeps follows from the seed too.
             torch.manual_seed(derived_seed("build", config.seed))
             model = family.build(config.width, config.depth)
-        model.to(self.arithmetic.device, self.arithmetic.dtype)
+        return model.to(self.arithmetic.device, self.arithmetic.dtype)
+
+    def _fill(self, family: Family, model: nn.Module, config: RunConfig) -> None:
         table = family.table(model, config.width, config.depth)
         generator = torch.Generator().manual_seed(derived_seed("init", config.seed))
         with self.arithmetic.device:
@@ -105,7 +141,16 @@ class Stack:
         if fit is not None:
             # Fixed layers that come from the data, such as whitening.
             fit(self.data.rows_to_fit(config.seed, _EXAMPLES_TO_FIT))
-        return model
+
+    def _judge(self, starts: Sequence[_Start]) -> list[tuple[float, float]]:
+        """Return the validation of every run's start, those that are alike computed once."""
+        new = {id(start): run for run, start in enumerate(starts) if start.judged is None}
+        if new:
+            chosen = torch.tensor([*new.values()], device=self.arithmetic.device)
+            weights = {name: w.detach()[chosen] for name, w in self.weights.items()}
+            for run, judged in zip(new.values(), self._validated(weights), strict=True):
+                starts[run].judged = judged
+        return [start.judged for start in starts if start.judged is not None]
 
     def _hold(self, weights: dict[str, Tensor]) -> None:
         """Keep stacked tensors; the model's own become views of the first run's."""
@@ -165,10 +210,15 @@ class Stack:
 
     def validate(self, num_examples: int | None = None) -> list[tuple[float, float]]:
         """Return every run's loss and accuracy on the first validation examples, by default all."""
+        return self._validated(self.weights, num_examples)
+
+    def _validated(
+        self, weights: dict[str, Tensor], num_examples: int | None = None
+    ) -> list[tuple[float, float]]:
         slices = self._val_slices(num_examples or self.data.num_val)
         end = slices[-1].stop
         with self.arithmetic.products():
-            parts = torch.stack([self._judged(rows) for rows in slices]).cpu().double()
+            parts = torch.stack([self._judged(weights, rows) for rows in slices]).cpu().double()
         sizes = torch.tensor([rows.stop - rows.start for rows in slices], dtype=torch.float64)
         loss = (parts[:, :, 0] * (sizes / end)[:, None]).sum(0)
         accuracy = parts[:, :, 1].sum(0) / (end * self.data.shape.positions)
@@ -180,14 +230,15 @@ class Stack:
         end = min(num_examples, self.data.num_val)
         return _slices(end, max(self.micro_batch_size, most))
 
-    def _judged(self, rows: slice) -> Tensor:
+    def _judged(self, weights: dict[str, Tensor], rows: slice) -> Tensor:
         """Return mean loss and number of right answers on some validation rows, (R, 2)."""
+        number = len(next(iter(weights.values())))
         x, y = self.data.val_rows(rows)
         shares, views = zip(*self.data.views(x), strict=True)
         several = len(views) > 1
         shown = torch.stack(views) if several else x
-        shared = Batch(*(_spread([part] * len(self.configs)) for part in (shown, y)))
-        return self.program.judge(self.weights, shared, shares if several else ())
+        shared = Batch(*(_spread([part] * number) for part in (shown, y)))
+        return self.program.judge(weights, shared, shares if several else ())
 
     @torch.no_grad()
     def pass_through(self, num_examples: int) -> None:
@@ -241,7 +292,7 @@ class Stack:
         self.stepper.load([state["optimizer"] for state in states])
 
 
-def _start(config: RunConfig) -> Any:
+def _before(config: RunConfig) -> Any:
     """Return the optimizer's settings without those that do not show in the initial weights."""
     if isinstance(config.optimizer, ScionConfig):
         return replace(config.optimizer, stepsize=1.0, alpha=1.0)

@@ -96,7 +96,8 @@ def train_stack(
         checkpoint_every_s: Seconds between checkpoints.
         on_step: As for `train`; runs that resume from different steps are trained one step's runs
             after the other's.
-        on_note: Called with one line if the runs cannot go through the model as one call.
+        on_note: Called with one line if the runs cannot go through the model as one call, or cannot
+            be compiled.
 
     Raises:
         ValueError: as `train`, or the runs do not belong together.
@@ -111,7 +112,7 @@ def train_stack(
         step = states[config.run_id]["step"] if config.run_id in states else 0
         by_step.setdefault(step, []).append(config)
     found: dict[str, RunRecord] = {}
-    pace = Pace(compute.compile)
+    pace = Pace(compute.compile, on_note)
     for step, part in by_step.items():
         stack = Stack(part, compute)
         if stack.alone is not None and len(configs) > 1 and on_note is not None:

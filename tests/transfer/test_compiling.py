@@ -4,6 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor
 
 from tests.invented import invented
 from tests.transfer.test_stack import FAMILIES, RUN
@@ -11,6 +13,7 @@ from transfer import compiling
 from transfer.compiling import Pace, pays
 from transfer.config import ComputeConfig, MlpConfig, SgdConfig
 from transfer.data.cache import cache_folder
+from transfer.models.mlp import Mlp
 from transfer.stack import Stack
 from transfer.train import train_stack
 
@@ -19,6 +22,7 @@ from transfer.train import train_stack
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep marks and kept programs of one test from the others."""
     monkeypatch.setenv("LMO_TRANSFER_CACHE", str(tmp_path))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
     monkeypatch.setattr(compiling, "_kept", {})
     monkeypatch.setattr(compiling, "_lost_s", {})
 
@@ -54,7 +58,7 @@ def test_a_kept_program_serves_the_next_stack(monkeypatch: pytest.MonkeyPatch) -
         Pace("always").advance(stack)
     assert made == [stacks[0].program, stacks[2].program], "one program for each number of runs"
     assert stacks[1].program is stacks[0].program
-    assert len(list((cache_folder() / "compiled").iterdir())) == 2
+    assert len(list((cache_folder() / "inductor" / "known").iterdir())) == 2
 
 
 def test_what_goes_one_by_one_cannot_be_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,6 +69,7 @@ def test_what_goes_one_by_one_cannot_be_compiled(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.compile
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 def test_compiled_runs_differ_by_rounding() -> None:
     run = replace(RUN, model=MlpConfig(), precision="float64", optimizer=SgdConfig())
     runs = [run, replace(run, seed=2)]
@@ -72,3 +77,27 @@ def test_compiled_runs_differ_by_rounding() -> None:
     for one, other in zip(eager, compiled, strict=True):
         assert other.val_loss == pytest.approx(one.val_loss, rel=1e-9)
         assert other.compile_s > 0.0 == one.compile_s
+
+
+@pytest.mark.compile
+def test_a_model_that_cannot_be_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = Mlp.forward
+
+    def forward(self: Mlp, x: Tensor) -> Tensor:
+        torch._dynamo.graph_break()
+        return plain(self, x)
+
+    monkeypatch.setattr(Mlp, "forward", forward)
+    run = replace(RUN, model=MlpConfig())
+    with pytest.raises(ValueError, match="must be auto or never.*torch.compile cannot take it"):
+        train_stack([run], ComputeConfig(compile="always"))
+    told: list[str] = []
+    stack, expected = Stack([run]), Stack([run])
+    pace = Pace("auto", told.append)
+    pace._compile(stack)
+    pace.advance(stack)
+    for _ in range(2):
+        expected.advance()
+    assert torch.equal(stack.losses, expected.losses) and stack.step == 2
+    (line,) = told
+    assert "this model is trained uncompiled: torch.compile cannot take it" in line

@@ -65,6 +65,23 @@ def test_product_with_the_transpose(shape: tuple[int, ...]) -> None:
 
 
 @runs_kernels
+@pytest.mark.parametrize("size", [128, 200])
+def test_product_of_matrices_that_commute(size: int) -> None:
+    from transfer.kernels.symmetric import symmetric_product
+
+    g = gaussian((2, size, size), 1)
+    a = ((g + g.mT) / size).to(torch.bfloat16)
+    wide = a.double()
+    b = (wide @ wide).to(torch.bfloat16)
+    out = symmetric_product(a, torch.full_like(a, math.nan), b, alpha=2.0)
+    exact = 2.0 * wide @ b.double()
+    # The rounding of b makes of the product a matrix that is not quite symmetric.
+    error = (out.double() - exact).abs().max() / exact.abs().max()
+    assert error <= 2 * ROUNDING, "more than rounding to bfloat16"
+    torch.testing.assert_close(out, out.mT, rtol=ROUNDING, atol=1e-3)
+
+
+@runs_kernels
 @pytest.mark.parametrize("size", [128, 200, 264])
 def test_polynomial_of_a_symmetric_matrix(size: int) -> None:
     from transfer.kernels.symmetric import symmetric_product
@@ -83,18 +100,27 @@ def test_polynomial_of_a_symmetric_matrix(size: int) -> None:
 @runs_kernels
 @pytest.mark.parametrize("base", COEFFICIENTS)
 @pytest.mark.parametrize("shape", [(2, 256, 256), (1, 256, 520)])
+@pytest.mark.parametrize("spectrum", ["gaussian", "falling"])
 def test_newton_schulz_by_half(
-    base: str, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+    base: str, shape: tuple[int, ...], spectrum: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As near to the iteration in float64 as the plain one in bfloat16 is."""
+    """About as near to the iteration in float64 as the plain one in bfloat16 is."""
     s = gaussian(shape, 2)
+    if spectrum == "falling":
+        u, _, vh = torch.linalg.svd(s.double(), full_matrices=False)
+        values = 1.0 / torch.arange(1, shape[1] + 1, device=DEVICE, dtype=torch.float64)
+        s = ((u * values) @ vh).float()
     called = polar.make_polar(f"{base}@bfloat16")
     by_half = called(s).double()
     monkeypatch.setattr(polar, "_LEAST_ROWS", 10**9)
     plain = called(s).double()
     exact = polar.NewtonSchulz(called.coefficients, torch.float64)(s.double())  # type: ignore[attr-defined]
     errors = [((o - exact).norm() / exact.norm()).item() for o in (by_half, plain)]
-    assert errors[0] < (4 if kernels.INTERPRETED else 1.5) * errors[1] < 0.1, errors
+    # Two steps at once on a long matrix round its Gram matrix once more.
+    factor = 4 if kernels.INTERPRETED else 2 if shape[1] < shape[2] else 1.5
+    assert errors[0] < factor * errors[1], errors
+    largest = [torch.linalg.svdvals(o).amax().item() for o in (by_half, exact)]
+    assert largest[0] < largest[1] + (0.03 if kernels.INTERPRETED else 0.01)
     assert not torch.equal(by_half, plain), "the kernels were not used"
 
 

@@ -1,4 +1,4 @@
-"""X X^T and its like: one triangle's tiles are computed and mirrored, which halves the work."""
+"""Symmetric products: one triangle's tiles are computed and mirrored, which halves the work."""
 
 from typing import Any, NamedTuple, no_type_check
 
@@ -25,6 +25,7 @@ TILES = Tiles()
 @no_type_check
 def _symmetric(
     x_ptr,
+    y_ptr,
     out_ptr,
     M,
     per_matrix,
@@ -52,7 +53,7 @@ def _symmetric(
     x = x_ptr + batch * M * K
     # Rows beyond the last are some other rows, whose products are not stored.
     a_ptr = x + (rows % M)[:, None] * K + inner[None, :]
-    b_ptr = x + (columns % M)[:, None] * K + inner[None, :]
+    b_ptr = y_ptr + batch * M * K + (columns % M)[:, None] * K + inner[None, :]
     total = tl.zeros((BM, BM), dtype=tl.float32)
     for k in range(0, K, BK):
         if EVEN_K:
@@ -83,17 +84,19 @@ def _symmetric(
 def symmetric_product(
     x: Tensor,
     out: Tensor,
+    y: Tensor | None = None,
     *,
     alpha: float = 1.0,
     beta: float = 0.0,
     diagonal: float = 0.0,
     tiles: Tiles = TILES,
 ) -> Tensor:
-    """Write alpha X X^T + beta X + diagonal I into `out`, accumulated in float32.
+    """Write alpha X Y^T + beta X + diagonal I into `out`, accumulated in float32.
 
     Args:
         x: Contiguous matrices (batch, m, k); symmetric ones if beta is not 0.
-        out: Contiguous (batch, m, m), not overlapping x.
+        out: Contiguous (batch, m, m), not overlapping x or y.
+        y: Contiguous matrices of the same shape, with X Y^T symmetric; without them, X.
         alpha: Factor of the product.
         beta: Factor of X itself.
         diagonal: Added to the diagonal.
@@ -105,6 +108,7 @@ def symmetric_product(
     kernel: Any = _symmetric
     kernel[(batch * per_matrix,)](
         x,
+        x if y is None else y,
         out,
         m,
         per_matrix,

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from transfer.config import RoleOverride
+from transfer.models.attention import attend
 
 Activation = Literal["gelu", "relu-squared"]
 _MLP_RATIO = 4
@@ -57,9 +58,7 @@ class Attention(nn.Module):
             now = self.turns[:, : x.shape[1]]
             q, k = rotary(rms_norm(q), now), rotary(rms_norm(k), now)
         # Normalising computes in float32 under autocast; attention wants one type for all.
-        mixed = F.scaled_dot_product_attention(
-            q.to(v.dtype), k.to(v.dtype), v, is_causal=self.causal
-        )
+        mixed = attend(q.to(v.dtype), k.to(v.dtype), v, causal=self.causal)
         out: Tensor = self.project(mixed.transpose(1, 2).flatten(2))
         return out
 
@@ -84,9 +83,11 @@ def rotary(x: Float[Tensor, "B H T K"], turns: Float[Tensor, "2 T half"]) -> Ten
     Su et al. 2021, arXiv:2104.09864: products of queries and keys then depend on the distance of
     their positions alone.
     """
-    cos, sin = turns.to(x.dtype)
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
+    cos, sin = turns.to(x.dtype).unsqueeze(-2)
+    halves = x.reshape(*x.shape[:-1], 2, -1)
+    # By a flip: compilers make one pass of it, but load the parts of a concatenation twice.
+    turned: Tensor = halves * cos + halves.flip(-2) * torch.cat([-sin, sin], dim=-2)
+    return turned.reshape(x.shape)
 
 
 class FeedForward(nn.Module):

@@ -56,10 +56,29 @@ def semi_orthogonal(shape: tuple[int, ...], generator: torch.Generator | None) -
     """
     *batch, d_out, d_in = shape
     drawn = gaussian((*batch, max(d_out, d_in), min(d_out, d_in)), generator)
-    q, r = torch.linalg.qr(drawn.to(torch.get_default_device()))
+    q = _orthogonal(drawn.to(torch.get_default_device()))
+    return q if d_out >= d_in else q.mT
+
+
+def _orthogonal(x: Tensor) -> Tensor:
+    """Return Q of X = Q R where R has a positive diagonal, for X (*batch, long, short), float64."""
+    if x.is_cuda:
+        # QR goes column by column, which keeps a GPU waiting. The triangle is also the Cholesky
+        # factor of X^T X; done twice, Q is orthogonal to rounding where X^T X has such a factor.
+        once, failed = _cholesky_q(x)
+        twice, failed_again = _cholesky_q(once)
+        if not (failed | failed_again):
+            return twice
+    q, r = torch.linalg.qr(x)
     # Without the signs QR's result would not be uniform.
     signed: Tensor = q * torch.diagonal(r, dim1=-2, dim2=-1).sign().unsqueeze(-2)
-    return signed if d_out >= d_in else signed.mT
+    return signed
+
+
+def _cholesky_q(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return X R^-1 with R^T R = X^T X, and whether there is no such R for some matrix."""
+    triangle, info = torch.linalg.cholesky_ex(x.mT @ x, upper=True)
+    return torch.linalg.solve_triangular(triangle, x, upper=True, left=False), (info != 0).any()
 
 
 def _singular_values(x: Tensor) -> Tensor:

@@ -178,8 +178,9 @@ class FusedBatch:
     def _chunks(self) -> Iterator[tuple[int, int]]:
         """Yield ranges of matrices whose iteration fits the workspace; one at least."""
         small, large = sorted((self.entries[0].rows, self.entries[0].columns))
-        # Two iterates, Gram matrix and polynomial in bfloat16, partial sums of squares in float64.
-        each = 4 * small * (large + small) + 8 * (small * large // 4096 + 2)
+        # Two iterates and three matrices of the smaller side in bfloat16, partial sums of squares
+        # in float64.
+        each = 4 * small * large + 6 * small * small + 8 * (small * large // 4096 + 2)
         size = min(max(1, self._workspace_bytes // each), 2**15)
         num = sum(len(entry.offsets) for entry in self.entries)
         for start in range(0, num, size):
