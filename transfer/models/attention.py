@@ -32,7 +32,9 @@ def attend(
 def _has_cudnn(q: Tensor) -> bool:
     """Whether cuDNN's attention, of which torch.vmap knows nothing, is there and fast."""
     half = q.dtype in (torch.bfloat16, torch.float16)
-    return q.is_cuda and half and q.shape[-1] in (64, 128) and _fast()
+    # cuDNN refuses sequences of one position.
+    fits = q.shape[-1] in (64, 128) and q.shape[-2] > 1
+    return q.is_cuda and half and fits and _fast()
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
