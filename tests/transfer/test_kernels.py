@@ -118,7 +118,7 @@ def test_newton_schulz_by_half(
     errors = [((o - exact).norm() / exact.norm()).item() for o in (by_half, plain)]
     # Two steps at once on a long matrix round its Gram matrix once more.
     factor = 4 if kernels.INTERPRETED else 2 if shape[1] < shape[2] else 1.5
-    assert errors[0] < factor * errors[1], errors
+    assert errors[0] < min(factor * errors[1], 0.1), errors
     largest = [torch.linalg.svdvals(o).amax().item() for o in (by_half, exact)]
     assert largest[0] < largest[1] + (0.03 if kernels.INTERPRETED else 0.01)
     assert not torch.equal(by_half, plain), "the kernels were not used"
