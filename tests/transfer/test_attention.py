@@ -17,6 +17,12 @@ on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="cuDNN's atten
 RUNS, BATCH, HEADS = 3, 2, 4
 
 
+class OnGPU(Tensor):
+    """A tensor that says it lies on a GPU, where there is none."""
+
+    is_cuda = True
+
+
 def formula(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
     """Return softmax(q k^T / sqrt(K)) v in float64."""
     q, k, v = q.double(), k.double(), v.double()
@@ -83,7 +89,7 @@ def test_what_cudnn_takes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(attention, "_fast", lambda: True)
-    q: Any = SimpleNamespace(shape=shape, dtype=dtype, is_cuda=cuda)
+    q = OnGPU(torch.empty(shape, dtype=dtype)) if cuda else torch.empty(shape, dtype=dtype)
     assert attention._has_cudnn(q) == taken
 
 
