@@ -46,6 +46,7 @@ def verdict(
     fixed: Fixed = None,
     level: float = 0.05,
     x_limit: float | None = None,
+    num_planned: int | None = None,
 ) -> Verdict:
     """Judge whether one value of `x` may be used at every size of the table.
 
@@ -65,6 +66,9 @@ def verdict(
         level: Chance of a wrong claim; halve it at each further look.
         x_limit: Largest value of `x` that is allowed at all, such as stepsize 1
             of a constrained optimizer: an optimum there is no grid's edge.
+        num_planned: Cells of the whole grid, sizes x values of `x`, where what came out decided
+            which of them were run. "does not transfer" is then corrected for all of them, so
+            going on with the others after a look at these makes no claim more likely.
 
     Raises:
         ValueError: a column is missing or malformed, the table holds several
@@ -86,7 +90,10 @@ def verdict(
     cells: Cells = {
         (w, (v,)): losses for (w, v), losses in losses_by_cell(table, ["size", "x"]).items()
     }
-    judgement = _judge(cells, (transferred,), epsilon, level, curves, notes)
+    if num_planned is not None:
+        notes.append(f"{len(cells)} of {num_planned} cells of the grid were run")
+    others = (num_planned or 0) - len(curves)
+    judgement = _judge(cells, (transferred,), epsilon, level, curves, notes, max(0, others))
     drift = fit_drift(curves)
     ruling, text = _rule_sweep(judgement, curves, transferred, x, size, y)
     if ruling == "undecided":
@@ -220,6 +227,7 @@ def _judge(
     level: float,
     curves: Sequence[Curve],
     notes: list[str],
+    num_cells: int = 0,
 ) -> Judgement[Point]:
     noise = None
     if max(len(losses) for losses in cells.values()) == 1:
@@ -229,7 +237,7 @@ def _judge(
             if noise.df
             else "one seed and too few grid points near the optimum: the noise is unknown"
         )
-    result = judge(cells, reference, epsilon, level=level, noise=noise)
+    result = judge(cells, reference, epsilon, level=level, noise=noise, num_cells=num_cells)
     alone = sum(c.num_pairs == 0 for c in result.cells)
     if alone:
         notes.append(f"{alone} cells share no seed with the transferred setting")

@@ -132,6 +132,7 @@ def judge(
     *,
     level: float = 0.05,
     noise: Noise | None = None,
+    num_cells: int = 0,
 ) -> Judgement[S]:
     """Judge whether `reference` is within `epsilon` of every comparator at every size.
 
@@ -143,6 +144,7 @@ def judge(
         level: Chance of a wrong "transfers", and of a wrong "does not
             transfer". Halve it at each further look at a grown table.
         noise: Variance of one run, used where no cell has two paired seeds.
+        num_cells: K, if it is more than the cells here: those that may be looked at later.
 
     Raises:
         ValueError: epsilon or level out of range, or the reference is missing.
@@ -161,7 +163,7 @@ def judge(
         for size in sizes
         for key, pair in _pairs_at(cells, size, reference, epsilon).items()
     }
-    bounds = _Bounds(pairs, level, epsilon, noise)
+    bounds = _Bounds(pairs, level, epsilon, noise, num_cells)
     judged = tuple(bounds.cell(size, s) for size, s in pairs)
     per_size = tuple(_judge_size(cells, judged, size, reference, epsilon) for size in sizes)
     return Judgement(_status(per_size, epsilon), per_size, judged, level, epsilon)
@@ -197,12 +199,13 @@ class _Bounds(Generic[S]):
         level: float,
         epsilon: float,
         noise: Noise | None,
+        num_cells: int,
     ) -> None:
         usable = {k: p for k, p in pairs.items() if p.values and not p.num_diverged}
         usable = {k: p for k, p in usable.items() if all(map(math.isfinite, p.values))}
         self.pairs, self.usable = pairs, usable
         self.level, self.epsilon, self.noise = level, epsilon, noise
-        self.num_cells = max(len(usable), 1)
+        self.num_cells = max(len(usable), num_cells, 1)
         self.basin: dict[S, list[_Pair]] = {}
         for (_, s), p in usable.items():
             if p.in_basin and p.df:

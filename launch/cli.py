@@ -24,6 +24,7 @@ from launch.commands import (
     print_error,
     split_source,
 )
+from launch.fields import override
 
 DONE, INTERNAL, BAD_INPUT, FAILED_RUNS, INTERRUPTED = 0, 1, 2, 5, 130
 
@@ -111,23 +112,7 @@ def _experiment(options: Arguments) -> Any:
         return experiment
     from sweeps.study import reload
 
-    return reload(_override(type(experiment), experiment, options.fields_given))
-
-
-def _override(kind: Any, default: Any, fields: list[str], command: str = "show") -> Any:
-    """Parse --section.field VALUE; what tyro refuses, it explains in a box and exits with 2.
-
-    The box points to the help of `command`, which says how to list the fields.
-    """
-    import tyro
-
-    return tyro.cli(
-        kind,
-        args=fields,
-        default=default,
-        prog=f"{PROG} {command}",
-        config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
-    )
+    return reload(override(type(experiment), experiment, options.fields_given))
 
 
 def _study(options: Arguments) -> Any:
@@ -221,7 +206,14 @@ def _finish_sweep(options: Arguments, study: Any, console: Any, runner: Any, rep
     from sweeps.loop import complete
 
     with reporter:
-        complete(study, runner, reporter, options.retry_failed, purposes=("sweep", "radii"))
+        complete(
+            study,
+            runner,
+            reporter,
+            options.retry_failed,
+            purposes=("sweep", "radii"),
+            settled=pipeline.settled,
+        )
     done = pipeline.finished(study)
     report.print_tuned(console, done.tuned)
     report.print_files(console, pipeline.write_tables(done))
@@ -236,7 +228,7 @@ def _finish_everything(
     from sweeps.loop import complete
 
     with reporter:
-        complete(study, runner, reporter, options.retry_failed)
+        complete(study, runner, reporter, options.retry_failed, settled=pipeline.settled)
     done = pipeline.finished(study, need_check=True)
     files = pipeline.write_tables(done)
     verdicts = pipeline.judge(done)
@@ -280,7 +272,7 @@ def _exit_code(console: Any, done: Any) -> int:
 def _train(options: Arguments) -> int:
     from launch.train import train_recipe
 
-    return train_recipe(options, _override)
+    return train_recipe(options)
 
 
 # --- commands that train nothing -------------------------------------------------------------
@@ -376,7 +368,7 @@ def _show(options: Arguments) -> int:
     source = options.source or DEFAULT_PRESET
     if options.fields:
         experiment = load_experiment(source)
-        _override(type(experiment), experiment, ["--help"])
+        override(type(experiment), experiment, ["--help"])
     import tomli_w
 
     print(tomli_w.dumps(experiment_to_dict(_experiment(options))), end="")

@@ -26,7 +26,9 @@ def draw(done: Finished, verdicts: Mapping[str, Mapping[str, "Verdict"]]) -> lis
             status="status",
         )
         curves = build_curves(
-            table, epsilon=claims["stepsize"].epsilon, x_limit=largest_stepsize(done, arm)
+            table,
+            epsilon=claims["stepsize"].epsilon,
+            x_limit=largest_stepsize(done.tuned[arm].optimizer),
         )
         panels.append(Panel(title=arm, curves=curves, verdict=claims["stepsize"]))
     folder = done.results / "figures"

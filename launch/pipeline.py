@@ -1,17 +1,20 @@
 """The stages after computing: tables, verdicts, figures and the recipe of one study."""
 
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeps.plan import PlannedRun, roles_at, run_config
+from sweeps.adaptive import needed
+from sweeps.experiment import Experiment
+from sweeps.plan import PlannedRun, roles_at, run_config, stepsize_grid
 from sweeps.progress import Reporter
 from sweeps.sizes import SIZE_FIELDS
 from sweeps.study import Study, write_json
 from sweeps.table import StoredRun
 from sweeps.tune import Tuned
-from transfer.config import CustomConfig, ModelConfig, ScionConfig
+from transfer.config import CustomConfig, ModelConfig, OptimizerConfig, ScionConfig
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,7 +70,7 @@ def finished(study: Study, *, need_check: bool = False) -> Finished:
         raise IncompleteError(
             f"tuning is not complete ({error}): lmo-transfer sweep {study.folder}"
         ) from None
-    planned = study.planned(tuned)
+    planned = needed(study, tuned, settled)
     rows = study.table.read()
     wanted = [r for r in planned if need_check or r.purpose != "check"]
     missing = [r for r in wanted if r.config.run_id not in rows]
@@ -118,42 +121,69 @@ def write_tables(done: Finished) -> list[Path]:
 
 def judge(done: Finished) -> dict[str, dict[str, "Verdict"]]:
     """Judge every arm: the transferred stepsize, and its radii where a star was swept."""
-    from analysis import radii_verdict, verdict
+    from analysis import radii_verdict
 
-    settings = done.study.experiment.verdict
     verdicts: dict[str, dict[str, Verdict]] = {}
-    for arm in done.tuned:
+    for arm, tuned in done.tuned.items():
         main, star = done.runs(arm, "sweep"), done.runs(arm, "radii")
-        common: dict[str, Any] = {
-            "transferred": done.transferred(arm),
-            "epsilon": settings.epsilon,
-            # The significance level is halved at each further look.
-            "level": settings.level / 2 ** (done.study.looks() - 1),
-            "group": "arm",
-            "size": done.study.experiment.sweep.axis,
-        }
-        fixed = fixed_axes(done, arm)
-        limit = largest_stepsize(done, arm)
-        verdicts[arm] = {"stepsize": verdict(main, fixed=fixed, x_limit=limit, **common)}
-        if isinstance(done.tuned[arm].optimizer, ScionConfig):
+        verdicts[arm] = {"stepsize": _judge_stepsize(done.study, arm, tuned, main)}
+        if isinstance(tuned.optimizer, ScionConfig):
             radii = [c for c in main.columns if c.startswith("radius_") and main[c].notna().all()]
             varied = {f"radius_{role}" for role in done.study.experiment.arms[arm].star}
+            fixed = fixed_axes(done.study.experiment, arm, tuned.optimizer)
             rest = {axis: value for axis, value in fixed.items() if axis not in varied}
             verdicts[arm]["radii"] = radii_verdict(
-                main, star, comparators=radii, fixed=rest, **common
+                main, star, comparators=radii, fixed=rest, **_common(done.study, tuned)
             )
     return verdicts
 
 
-def largest_stepsize(done: Finished, arm: str) -> float | None:
-    """Return the largest stepsize that an arm's optimizer allows; None if there is none."""
-    optimizer = done.tuned[arm].optimizer
+def settled(study: Study, arm: str, tuned: Tuned, runs: Sequence[PlannedRun]) -> bool:
+    """Return whether a part of an arm's sweep, which the run table has, decides its verdict."""
+    from sweeps.frame import to_frame
+
+    rows = study.table.read()
+    if any(rows[run.config.run_id].status == "failed" for run in runs):
+        return False
+    part = to_frame(runs, rows)
+    return _judge_stepsize(study, arm, tuned, part).status != "undecided"
+
+
+def _judge_stepsize(study: Study, arm: str, tuned: Tuned, main: "pd.DataFrame") -> "Verdict":
+    """Judge the stepsize from an arm's sweep, or from the part that an adaptive one needs."""
+    from analysis import verdict
+
+    experiment, optimizer = study.experiment, tuned.optimizer
+    cells = main.groupby([experiment.sweep.axis, "stepsize"]).ngroups
+    grid = len(stepsize_grid(experiment.arms[arm], optimizer)) * len(experiment.sweep.sizes)
+    return verdict(
+        main,
+        fixed=fixed_axes(experiment, arm, optimizer),
+        x_limit=largest_stepsize(optimizer),
+        num_planned=grid if cells < grid else None,
+        **_common(study, tuned),
+    )
+
+
+def _common(study: Study, tuned: Tuned) -> dict[str, Any]:
+    settings = study.experiment.verdict
+    return {
+        "transferred": tuned.optimizer.stepsize,
+        "epsilon": settings.epsilon,
+        # The significance level is halved at each further look.
+        "level": settings.level / 2 ** (study.looks() - 1),
+        "group": "arm",
+        "size": study.experiment.sweep.axis,
+    }
+
+
+def largest_stepsize(optimizer: OptimizerConfig) -> float | None:
+    """Return the largest stepsize that an optimizer allows; None if there is none."""
     return 1.0 if isinstance(optimizer, ScionConfig) and optimizer.constrained else None
 
 
-def fixed_axes(done: Finished, arm: str) -> dict[str, Any]:
-    """Return what the verdict holds fixed."""
-    experiment, optimizer = done.study.experiment, done.tuned[arm].optimizer
+def fixed_axes(experiment: Experiment, arm: str, optimizer: OptimizerConfig) -> dict[str, Any]:
+    """Return what the verdict about an arm with a tuned optimizer holds fixed."""
     train, sweep = experiment.train, experiment.sweep
     point = experiment.at(sweep.sizes[0])
     axes: dict[str, Any] = {

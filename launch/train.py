@@ -1,13 +1,13 @@
 """`lmo-transfer train --recipe`: use a recipe at any size."""
 
 import argparse
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from launch.commands import PROG, UsageError
 from launch.console import ConsoleReporter, make_console
+from launch.fields import override
 from launch.report import number, print_files
 from sweeps.runner import LocalRunner
 from sweeps.sizes import SIZE_FIELDS, Axis
@@ -17,7 +17,7 @@ from transfer.data import load, require_fits
 from transfer.recipe import Recipe
 
 
-def train_recipe(options: argparse.Namespace, override: Callable[..., Any]) -> int:
+def train_recipe(options: argparse.Namespace) -> int:
     """Train the recipe's run, with the fields that were replaced, once a seed."""
     recipe = Recipe.load(options.recipe)
     run: RunConfig = recipe.run

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from sweeps.adaptive import Settled, needed, require_judge
 from sweeps.driver import sole_driver
 from sweeps.experiment import Experiment
 from sweeps.plan import PlannedRun, Purpose
@@ -26,6 +27,7 @@ def run(
     runner: Runner | None = None,
     reporter: Reporter | None = None,
     retry_failed: bool = False,
+    settled: Settled | None = None,
 ) -> Study:
     """Carry out an experiment up to its complete run table.
 
@@ -35,22 +37,24 @@ def run(
         runner: Trains the runs; by default processes on this machine.
         reporter: Told about progress.
         retry_failed: Train failed runs once more.
+        settled: Says whether a part of an arm's sweep decides its verdict; for adaptive sweeps.
 
     Returns:
         The study; `to_frame` and `Study.table` give its results.
 
     Raises:
-        ValueError: the folder holds another experiment.
+        ValueError: the folder holds another experiment; or the sweep is adaptive without
+            `settled`.
         RuntimeError: a run of the tuning failed.
     """
     study = Study.create(folder or DEFAULT_ROOT / experiment.name, experiment)
     reporter = reporter or Reporter()
     with sole_driver(study.folder):
         if runner is not None:
-            complete(study, runner, reporter, retry_failed)
+            complete(study, runner, reporter, retry_failed, settled=settled)
             return study
         with LocalRunner(compute=experiment.compute) as local:
-            complete(study, local, reporter, retry_failed)
+            complete(study, local, reporter, retry_failed, settled=settled)
     return study
 
 
@@ -60,12 +64,21 @@ def complete(
     reporter: Reporter,
     retry_failed: bool = False,
     purposes: Sequence[Purpose] = ("sweep", "radii", "check"),
+    settled: Settled | None = None,
 ) -> dict[str, Tuned]:
-    """Tune, then train the planned runs of these purposes that the table lacks."""
+    """Tune, then train the planned runs of these purposes that are needed and the table lacks."""
+    require_judge(study, settled)
     tuned = study.tune(runner, reporter, retry_failed)
-    planned = study.planned(tuned)
     for purpose in purposes:
-        stage(study, [r for r in planned if r.purpose == purpose], runner, reporter, retry_failed)
+        done = set[str]()
+        # What is needed may grow with what came out.
+        while new := [
+            run
+            for run in needed(study, tuned, settled)
+            if run.purpose == purpose and run.config.run_id not in done
+        ]:
+            stage(study, new, runner, reporter, retry_failed)
+            done |= {run.config.run_id for run in new}
     study.table.merge()
     return tuned
 

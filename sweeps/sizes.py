@@ -47,6 +47,9 @@ class SweepConfig:
     """Seeds of every cell."""
     star_neighbours: int = 1
     """Octaves on either side of the tuned stepsize at which the star is tried too."""
+    adaptive: bool = False
+    """At larger sizes first the stepsizes around the tuned one and around the optimum; the others
+    only where those leave the verdict open."""
 
     def __post_init__(self) -> None:
         require(len(self.widths) >= 1, "widths", "at least one width", self.widths)

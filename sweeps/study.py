@@ -265,10 +265,11 @@ def _flat(value: Any, path: str = "") -> dict[str, Any]:
 
 
 def _changes_no_run(key: str) -> bool:
-    """Whether a field only describes, or says where data lie, how runs are computed, or whether
-    the setting is checked."""
+    """Whether a field only describes, or says where data lie, how runs are computed, or which of
+    them are left out."""
     where = {f"data.{name}" for name in WHERE_DATA_LIE}
-    return key in {"summary", "sweep.check_factor", *where} or key.startswith("compute.")
+    sweep = {"sweep.check_factor", "sweep.adaptive"}
+    return key in {"summary", *sweep, *where} or key.startswith("compute.")
 
 
 def _grown(key: str, before: dict[str, Any], after: dict[str, Any]) -> bool:

@@ -1,6 +1,7 @@
 """The rule by hand on small cells, and its error rates on simulated sweeps."""
 
 import math
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from scipy import stats
 
 from analysis.rule import Noise, judge
+from tests.cases import rest_slow
 
 EPSILON = 0.005
 SIGMA = 0.3 * EPSILON
@@ -143,9 +145,12 @@ def _noisy(rng: np.random.Generator, shape: str, regret: float, sd: float, seeds
     return cells
 
 
-@pytest.mark.parametrize("shape", ["flat", "parabola"])
-@pytest.mark.parametrize("seeds", [2, 3, 4])
-@pytest.mark.parametrize("sd", [0.3, 1.0, 20.0, 60.0, 200.0])
+# Every noise with every number of seeds, the shapes in turn.
+NOISES, SEEDS, SHAPES = [0.3, 1.0, 20.0, 60.0, 200.0], [2, 3, 4], ["flat", "parabola"]
+OFTEN = [(*c, SHAPES[i % 2]) for i, c in enumerate(product(NOISES, SEEDS))]
+
+
+@pytest.mark.parametrize(("sd", "seeds", "shape"), rest_slow(OFTEN, product(NOISES, SEEDS, SHAPES)))
 def test_errors_are_rare_at_any_noise(sd: float, seeds: int, shape: str) -> None:
     """Noise far above epsilon leaves basins empty by chance; that must not look like evidence."""
     rng = np.random.default_rng(2)
@@ -232,3 +237,59 @@ def test_basin_does_not_pool_with_wild_cells() -> None:
     wild = judge(_lopsided(CALM, [0.9, 5.0, 400.0]), 0.0, EPSILON)
     alone = judge({k: v for k, v in _lopsided(CALM, CALM).items() if k[0] == 1}, 0.0, EPSILON)
     assert wild.sizes[0].upper == alone.sizes[0].upper
+
+
+# --- two looks -------------------------------------------------------------------------------
+
+
+def part_of(cells: Cells, reach: int = 2) -> Cells:
+    """The smallest size, and of the others what lies near the reference and near their best."""
+    means = {key: float(np.mean([*losses.values()])) for key, losses in cells.items()}
+    part = {key: losses for key, losses in cells.items() if key[0] == 1.0}
+    for size in {size for size, _ in cells} - {1.0}:
+        ours = {s: m for (w, s), m in means.items() if w == size}
+        chosen = {s for s in ours if abs(s + 3.0) <= reach}
+        while True:
+            best = min(chosen, key=lambda s: ours[s] if math.isfinite(ours[s]) else math.inf)
+            more = {s for s in ours if abs(s - best) <= reach} - chosen
+            if not more:
+                break
+            chosen |= more
+        part |= {(size, s): cells[size, s] for s in chosen}
+    return part
+
+
+def two_looks(cells: Cells) -> tuple[str, float]:
+    """Return the status of an adaptive sweep, and the share of the cells that it took."""
+    part = part_of(cells)
+    first = judge(part, -3.0, EPSILON, num_cells=len(cells) - 4).status
+    if first != "undecided":
+        return first, len(part) / len(cells)
+    return judge(cells, -3.0, EPSILON).status, 1.0
+
+
+@pytest.mark.parametrize("seeds", [2, 4])
+@pytest.mark.parametrize("sd", [0.3, 20.0])
+def test_a_look_at_a_part_makes_no_error_more_frequent(sd: float, seeds: int) -> None:
+    rng = np.random.default_rng(3)
+    for regret, wrong in ((1.0, "does not transfer"), (1.02, "transfers")):
+        tables = [_noisy(rng, "parabola", regret, sd, seeds) for _ in range(NUM_SWEEPS)]
+        rate = sum(two_looks(t)[0] == wrong for t in tables) / NUM_SWEEPS
+        assert rate <= MOST_WRONG, f"{wrong!r} at regret {regret} epsilon: {rate}"
+
+
+@pytest.mark.parametrize("regret", [0.0, 4.0])
+def test_a_part_decides_as_the_whole_does(regret: float) -> None:
+    rng = np.random.default_rng(4)
+    tables = [_noisy(rng, "parabola", regret, 0.3, 3) for _ in range(NUM_SWEEPS)]
+    looks = [two_looks(t) for t in tables]
+    same = [s == judge(t, -3.0, EPSILON).status for t, (s, _) in zip(tables, looks, strict=True)]
+    assert sum(same) / NUM_SWEEPS >= 0.98
+    assert np.mean([cost for _, cost in looks]) <= 0.85
+
+
+def test_cells_that_may_come_count_for_the_lower_bound() -> None:
+    cells = {(1.0, 0.0): {0: 1.0, 1: 1.1, 2: 1.2}, (1.0, 1.0): {0: 0.98, 1: 1.082, 2: 1.178}}
+    alone, many = (judge(cells, 0.0, EPSILON, num_cells=k).sizes[0] for k in (0, 20))
+    assert alone.lower is not None and many.lower is not None and many.lower < alone.lower
+    assert alone.upper == many.upper
