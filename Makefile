@@ -7,10 +7,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # OMP and MKL would take every core in each of several processes otherwise.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: help demo test check format clean
+.PHONY: help demo test slow check format clean
 help:
 	@echo 'make demo    install into .venv and run the main job (TORCH_INDEX=URL: take torch from there)'
-	@echo 'make test    install the test tools too and run the tests'
+	@echo 'make test    install the test tools too and run the tests, in 5 minutes on 2 cores'
+	@echo 'make slow    run the tests that take long: kills, torn journals, compiling, the wheel'
 	@echo 'make check   linters, types, import arrows'
 	@echo 'make format  format the code'
 	@echo 'make clean   remove .venv and caches; studies/ stays'
@@ -38,10 +39,14 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 demo: $(VENV)/.installed
 	@$(BIN)/lmo-transfer run digits-mlp
 
-# The jaxtyping hook checks every shape in transfer; it breaks torch.compile, so those tests run apart.
+PYTEST := $(TEST_ENV) $(BIN)/python -m pytest -q -n 2
+# This hook checks shapes in transfer; it breaks torch.compile, whose tests are among the slow ones.
+SHAPES := --jaxtyping-packages=transfer,beartype.beartype
 test: $(VENV)/.installed-dev
-	$(TEST_ENV) $(BIN)/python -m pytest -q -n 2 --dist worksteal -m 'not compile' --jaxtyping-packages=transfer,beartype.beartype
-	$(TEST_ENV) $(BIN)/python -m pytest -q -m compile
+	$(PYTEST) --dist worksteal -m 'not slow' $(SHAPES)
+
+slow: $(VENV)/.installed-dev
+	$(PYTEST) -m slow
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -17,6 +17,7 @@ from sweeps.frame import CIRCUMSTANCES
 from sweeps.study import Study
 from tests.helpers import contents, processes_of, study_frame, tiny_dict, toml_of, wait_until
 
+pytestmark = pytest.mark.slow
 SEED = 20250
 CHANGES = {
     "train.steps": 6,

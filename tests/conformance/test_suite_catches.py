@@ -129,6 +129,7 @@ def run_suite(*arguments: str, path: Path = ROOT) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_option_takes_another_implementation() -> None:
     """Fails where it has to, and says why."""
     status, text = run_suite("--scion", "tests.conformance.planted:ascent", "-k", "hidden-square")
@@ -157,6 +158,7 @@ def test_only_the_adapter_itself_can_decline() -> None:
         check(Implementation(name="declining", make=declining), layer)
 
 
+@pytest.mark.slow
 def test_option_says_what_it_cannot_find() -> None:
     status, text = run_suite("--scion", "nowhere:make")
     assert status != 0 and "--scion nowhere:make: cannot import nowhere" in text
@@ -164,6 +166,7 @@ def test_option_says_what_it_cannot_find() -> None:
         load("tests.conformance.planted:absent")
 
 
+@pytest.mark.slow
 def test_example_in_the_guide(tmp_path: Path) -> None:
     """torch's Muon through the adapter in the guide: square and tall matrices are Scion's."""
     guide = ROOT.joinpath("docs", "conformance.md").read_text(encoding="utf-8")

@@ -1,15 +1,27 @@
 """A small finished study, made once by the command itself."""
 
+import contextlib
+import io
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
+from launch.cli import main
+from sweeps.progress import Reporter
+from sweeps.runner import LocalRunner
+from sweeps.table import RunTable
+from transfer.config import RunConfig
+
 Command = Callable[..., subprocess.CompletedProcess[str]]
+
+FOREIGN = ("analysis.py", "transfer.py", "launch/__init__.py")
+"""What may lie in a user's folder, with names of ours."""
 
 SMALL = """
 name = "small"
@@ -62,16 +74,67 @@ def lmo_transfer(
     )
 
 
+class OneProcess(LocalRunner):
+    """Does what a worker does without starting one, which takes seconds."""
+
+    def run(self, table: RunTable, configs: Sequence[RunConfig], reporter: Reporter) -> None:
+        import torch
+
+        from sweeps.worker import work
+
+        torch.set_num_threads(1)  # as in a worker
+        work(table, list(configs), lambda answer: None, self.compute)
+        reporter.advance(len(configs))
+
+
+@contextlib.contextmanager
+def without_workers() -> Iterator[None]:
+    """Let commands train in this process."""
+    with (
+        mock.patch("sweeps.runner.LocalRunner", OneProcess),
+        mock.patch("launch.train.LocalRunner", OneProcess),
+    ):
+        yield
+
+
+def in_this_process(
+    *arguments: str, cwd: Path, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the command here, where everything is imported already."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        contextlib.chdir(cwd),
+        without_workers(),
+        mock.patch.dict(os.environ, environment),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        code = main(list(arguments))
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
+
+
 @pytest.fixture(scope="session")
-def command() -> Command:
-    """Return the function that runs the command."""
+def process() -> Command:
+    """Return the function that runs the command as a user does, in a process of its own."""
     return lmo_transfer
 
 
 @pytest.fixture(scope="session")
+def command() -> Command:
+    """Return the function that runs the command; an exception that it does not catch is raised."""
+    return in_this_process
+
+
+@pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Return the folder of a finished study and what the run printed; not to be changed."""
+    """Return the folder of a finished study and what the run printed; not to be changed.
+
+    It was run by the installed command, with workers, beside foreign modules with our names.
+    """
     room = tmp_path_factory.mktemp("finished")
+    for name in FOREIGN:
+        (room / name).parent.mkdir(exist_ok=True)
+        (room / name).write_text(f"raise SystemExit('the wrong {name}')")
     (room / "small.toml").write_text(SMALL)
     done = lmo_transfer("run", "small.toml", cwd=room)
     assert done.returncode == 0, done.stdout + done.stderr

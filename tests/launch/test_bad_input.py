@@ -192,17 +192,17 @@ def test_a_batch_larger_than_the_data_is_bad_input(
     assert "got 5000" in line
 
 
-def test_names_that_do_not_exist_get_the_nearest(command: Command, tmp_path: Path) -> None:
+def test_names_that_do_not_exist_get_the_nearest(process: Command, tmp_path: Path) -> None:
     for old, new, near in (
         ('norm = "spectral" }', 'norm = "spctral" }', "spectral"),
         ('name = "scion"', 'name = "scoin"', "scion"),
     ):
         (tmp_path / "near.toml").write_text(SMALL.replace(old, new))
-        assert f"did you mean '{near}'?" in one_line(command("run", "near.toml", cwd=tmp_path))
+        assert f"did you mean '{near}'?" in one_line(process("run", "near.toml", cwd=tmp_path))
 
 
-def test_a_terminal_without_utf8_loses_nothing(study: Path, command: Command) -> None:
-    done = command("verdict", str(study), cwd=study, PYTHONIOENCODING="ascii")
+def test_a_terminal_without_utf8_loses_nothing(study: Path, process: Command) -> None:
+    done = process("verdict", str(study), cwd=study, PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stderr
     assert "stepsize:" in done.stdout
 

@@ -105,6 +105,27 @@ def test_stages_one_by_one_give_the_same_as_run(
     pd.testing.assert_frame_equal(frames[0], swept, check_exact=True)
 
 
+def test_an_adaptive_sweep_is_the_part_that_decides(command: Command, tmp_path: Path) -> None:
+    """With an epsilon that everything is within, two octaves decide; with a tiny one nothing."""
+    wide = SMALL.replace(
+        "octaves_below = 2\noctaves_above = 1", "octaves_below = 5\noctaves_above = 4", 1
+    )
+    folder = tmp_path / "studies" / "small"
+    for epsilon, cells in (("9.0", 10 + 6), ("0.0000001", 2 * 10)):
+        shutil.rmtree(tmp_path / "studies", ignore_errors=True)
+        (tmp_path / "wide.toml").write_text(wide.replace("epsilon = 0.05", f"epsilon = {epsilon}"))
+        done = command("sweep", "wide.toml", "--sweep.adaptive", cwd=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+        judged = command("verdict", str(folder), cwd=tmp_path)
+        runs = pd.read_csv(folder / "results" / "runs.csv")
+        swept = runs[(runs["arm"] == "scion") & (runs["purpose"] == "sweep")]
+        assert len(swept) == 2 * cells, "two seeds"
+        part = cells < 20
+        assert (f"note: {cells} of 20 cells of the grid were run" in judged.stdout) == part
+        assert ("stepsize: transfers" in judged.stdout) == part
+    assert command("plot", str(folder), cwd=tmp_path).returncode == 0
+
+
 def test_verdict_as_json_and_exit_code(study: Path, command: Command) -> None:
     done = command("verdict", str(study), "--json", "--exit-code", cwd=study)
     told = json.loads(done.stdout)

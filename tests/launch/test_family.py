@@ -12,11 +12,12 @@ import tomli_w
 import transfer.custom
 from launch.cli import main
 from sweeps.study import Study
+from tests.launch.conftest import without_workers
 from transfer import Recipe
 
 DOCS = Path(__file__).parents[2] / "docs" / "own-family.md"
 SMALL = ["--train.depth", "1", "--train.steps", "5", "--sweep.widths", "8", "16"]
-SMALL += ["--sweep.seeds", "1", "--tune.seeds", "101", "--tune.trials", "8"]
+SMALL += ["--workers", "1", "--sweep.seeds", "1", "--tune.seeds", "101", "--tune.trials", "8"]
 
 
 def code(language: str) -> list[str]:
@@ -49,6 +50,7 @@ def test_the_documentation_in_python(folder: Path) -> None:
     assert "blocks.3.down.weight" in str(namespace["table"])
 
 
+@pytest.mark.slow
 def test_the_whole_loop(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["run", "--family", "mynet:build", *SMALL, "--model.options", "expansion", "1"]
     assert main(arguments) == 0
@@ -66,7 +68,8 @@ def test_the_whole_loop(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_a_changed_file_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["tune", "--family", "mynet:build", *SMALL]
-    assert main(arguments) == 0
+    with without_workers():
+        assert main(arguments) == 0
     source = folder / "mynet.py"
     source.write_text(source.read_text("utf-8") + "\n# changed\n", "utf-8")
     capsys.readouterr()
@@ -156,7 +159,8 @@ def test_a_frozen_role_needs_no_rule(folder: Path, capsys: pytest.CaptureFixture
     del shown["arms"]["scion"]["optimizer"]["roles"]["output"]
     (folder / "ice.toml").write_text(tomli_w.dumps(shown), "utf-8")
     assert main(["roles", "ice.toml"]) == 0
-    assert main(["run", "ice.toml", *SMALL]) == 0
+    with without_workers():
+        assert main(["run", "ice.toml", *SMALL]) == 0
     sys.modules.pop("icenet", None)
 
 

@@ -82,6 +82,7 @@ def statuses(table: RunTable) -> dict[int, str]:
 # --- same bits -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_same_bits_whatever_the_workers_and_the_order(tmp_path: Path) -> None:
     wanted: dict[str, str] = {}
     experiment = tiny_experiment()
@@ -108,6 +109,7 @@ def test_same_bits_whatever_the_workers_and_the_order(tmp_path: Path) -> None:
 # --- crashes ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_runs_that_crash_or_raise_do_not_stop_the_others(table: RunTable, mischief: Path) -> None:
     """All 16 are one stack of one worker: the guilty are found one by one."""
     configs = [config(seed) for seed in (101, 102, 103, *range(3, 16))]
@@ -122,6 +124,7 @@ def test_runs_that_crash_or_raise_do_not_stop_the_others(table: RunTable, mischi
     assert {rows[seed].status for seed in range(3, 16)} == {"done"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", [4, 1])
 def test_worker_killed_from_outside(table: RunTable, mischief: Path, chunk: int) -> None:
     """Once, as a full memory would: the runs are tried again alone and nothing is lost."""
@@ -143,6 +146,7 @@ def test_worker_killed_from_outside(table: RunTable, mischief: Path, chunk: int)
     assert {r.status for r in rows.values()} == {"done"}, [r.error for r in rows.values()]
 
 
+@pytest.mark.slow
 def test_worker_that_is_always_killed(table: RunTable, mischief: Path) -> None:
     """Whoever kills it does so again when it is tried alone: failed, and the signal is named."""
     killed: list[int] = []
@@ -229,6 +233,7 @@ with LocalRunner(1) as runner:
 """
 
 
+@pytest.mark.slow
 def test_working_directory_with_packages_of_the_same_names(tmp_path: Path) -> None:
     """And the worker ends by itself when its driver is killed."""
     hostile = tmp_path / "hostile"

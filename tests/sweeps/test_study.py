@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -106,9 +107,19 @@ GROWTH: list[dict[str, Any]] = [
 ]
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, FakeRunner]:
+    """A finished study, not to be changed, and what trained it."""
+    study, runner = finish(tmp_path_factory.mktemp("finished") / "s")
+    return study.folder, runner
+
+
 @pytest.mark.parametrize("changes", GROWTH, ids=str)
-def test_growth_reuses_runs(tmp_path: Path, changes: dict[str, Any]) -> None:
-    study, before = finish(tmp_path / "s")
+def test_growth_reuses_runs(
+    tmp_path: Path, changes: dict[str, Any], finished: tuple[Path, FakeRunner]
+) -> None:
+    shutil.copytree(finished[0], tmp_path / "s")
+    study, before = Study.open(tmp_path / "s"), finished[1]
     old_text = (tmp_path / "s" / "experiment.json").read_text()
     grown, after = finish(tmp_path / "s", changes)
     assert Study.open(tmp_path / "s").experiment == grown.experiment

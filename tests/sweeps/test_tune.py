@@ -233,6 +233,7 @@ def cuts(journal: bytes) -> list[int]:
     return sorted(c for c in chosen if c <= len(journal))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("known", ["all", "half"])
 def test_journal_torn_at_any_byte(
     tmp_path: Path, undisturbed: tuple[Tuned, bytes, Table], known: str

@@ -208,7 +208,12 @@ def held(dtype: torch.dtype) -> int:
     ("kind", "dtype"),
     [(ScionLight, torch.bfloat16), (ScionLight, torch.float32), (Scion, torch.float32)],
 )
-def test_weights_and_one_average_are_all_the_memory(kind: Any, dtype: torch.dtype) -> None:
+def test_weights_and_one_average_are_all_the_memory(
+    kind: Any, dtype: torch.dtype, request: pytest.FixtureRequest
+) -> None:
+    gc.collect()
+    gc.freeze()  # what there is already is not looked through again and again
+    request.addfinalizer(gc.unfreeze)
     base = held(dtype)
     model = nn.Sequential(*(nn.Linear(256, 256, bias=False) for _ in range(16))).to(dtype)
     weights = sum(p.numel() * p.element_size() for p in model.parameters())

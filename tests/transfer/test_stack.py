@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from tests.cases import rest_slow
 from tests.invented import invented
 from tests.transfer.test_train import assert_same
 from transfer.config import (
@@ -88,6 +90,14 @@ OPTIMIZERS: dict[str, Callable[[RunConfig], OptimizerConfig]] = {
 }
 
 
+# Every optimizer with one family and every family with one optimizer; the rest is their product.
+PAIRS = [("mlp", o) for o in OPTIMIZERS] + [(f, "scion") for f in FAMILIES if f != "mlp"]
+PAIRS += [("gpt", "adamw"), ("gpt", "muon"), ("vit", "muon")]
+
+
+FIFTY = rest_slow(PAIRS[: len(OPTIMIZERS)] + [("gpt", "scion")], PAIRS)
+
+
 def mixed(run: RunConfig) -> list[RunConfig]:
     """Return runs of two seeds that differ in stepsize, radius and alpha; some may diverge."""
     runs = []
@@ -109,8 +119,7 @@ def mixed(run: RunConfig) -> list[RunConfig]:
 # --- the same bits in every company ----------------------------------------------------------
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "optimizer"), rest_slow(PAIRS, product(FAMILIES, OPTIMIZERS)))
 def test_same_bits_in_every_company(family: str, optimizer: str) -> None:
     base = FAMILIES[family]
     runs = mixed(replace(base, optimizer=OPTIMIZERS[optimizer](base)))
@@ -217,13 +226,8 @@ def test_one_step_from_equal_state(family: str, optimizer: str) -> None:
         )
 
 
-# Every optimizer with one family and every family with one optimizer; the rest is their product.
-PAIRS = [("mlp", o) for o in OPTIMIZERS] + [(f, "scion") for f in FAMILIES if f != "mlp"]
-PAIRS += [("gpt", "adamw"), ("gpt", "muon"), ("vit", "muon")]
-
-
 @pytest.mark.usefixtures("exact_muon")
-@pytest.mark.parametrize(("family", "optimizer"), PAIRS)
+@pytest.mark.parametrize(("family", "optimizer"), FIFTY)
 def test_fifty_steps_in_float64(family: str, optimizer: str) -> None:
     base = replace(FAMILIES[family], steps=50, precision="float64")
     config = OPTIMIZERS[optimizer](base)
