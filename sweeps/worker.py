@@ -81,27 +81,40 @@ def train_safely(
 ) -> list[RunRecord]:
     """Train the runs of a stack; what goes wrong with one of them is no matter to the others.
 
-    A stack that does not fit the memory is halved; one that fails otherwise is trained one by one.
-    An exception of a single run becomes a failed record, its traceback goes to stderr.
+    A stack that does not fit the memory is halved, and so are later ones of its kind, before they
+    are tried; one that fails otherwise is trained one by one. An exception of a single run becomes
+    a failed record, its traceback goes to stderr.
     """
-    started = time.monotonic()
-    files = {c.run_id: folder / "checkpoints" / f"{c.run_id}.pt" for c in configs}
-    try:
-        return train_stack(configs, compute, checkpoints=files, on_step=on_step, on_note=on_note)
-    except OSError:
-        raise  # the folder is at fault, not the run
-    except Exception as error:
-        if len(configs) == 1:
-            text = f"{type(error).__name__}: {error}".splitlines()[0]
-            if not isinstance(error, ValueError):
-                traceback.print_exc()
-            return [failed(configs[0], text, time.monotonic() - started)]
-        size = (len(configs) + 1) // 2 if is_out_of_memory(error) else 1
+    kind = stack_key(configs[0])
+    size = min(len(configs), _fits.get(kind, len(configs)))
+    if size == len(configs):
+        started = time.monotonic()
+        files = {c.run_id: folder / "checkpoints" / f"{c.run_id}.pt" for c in configs}
+        try:
+            return train_stack(
+                configs, compute, checkpoints=files, on_step=on_step, on_note=on_note
+            )
+        except OSError:
+            raise  # the folder is at fault, not the run
+        except Exception as error:
+            if len(configs) == 1:
+                text = f"{type(error).__name__}: {error}".splitlines()[0]
+                if not isinstance(error, ValueError):
+                    traceback.print_exc()
+                return [failed(configs[0], text, time.monotonic() - started)]
+            size = 1
+            if is_out_of_memory(error):
+                size = _fits[kind] = (len(configs) + 1) // 2
     # Outside of the handler: the traceback would keep what the stack had allocated.
     parts = [configs[start : start + size] for start in range(0, len(configs), size)]
     return [
         record for part in parts for record in train_safely(part, folder, on_step, compute, on_note)
     ]
+
+
+_fits: dict[str, int] = {}
+"""Most runs to try of a kind of which a larger stack did not fit; as long as this process lives,
+because what else was in the memory then may be gone later."""
 
 
 def work(

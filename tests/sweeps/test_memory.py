@@ -1,0 +1,75 @@
+"""Stacks that do not fit the memory are halved, and the limit is remembered."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sweeps import worker
+from tests.transfer.test_stack import RUN
+from transfer.config import RunConfig
+from transfer.train import RunRecord
+
+RUNS = [replace(RUN, seed=seed) for seed in range(8)]
+
+
+class Memory:
+    """Holds so many runs; what was tried is kept."""
+
+    def __init__(self, holds: int, error: Exception) -> None:
+        self.holds, self.error, self.tried = holds, error, list[list[int]]()
+
+    def train_stack(self, configs: Sequence[RunConfig], *_: Any, **__: Any) -> list[RunRecord]:
+        self.tried.append([config.seed for config in configs])
+        if len(configs) > self.holds:
+            raise self.error
+        return [replace(worker.failed(c, "", 0.0), status="done", error=None) for c in configs]
+
+    def sizes(self) -> list[int]:
+        tried, self.tried = self.tried, []
+        return [len(seeds) for seeds in tried]
+
+
+ERRORS = [
+    torch.OutOfMemoryError("CUDA out of memory"),
+    MemoryError(),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+]
+
+
+@pytest.fixture
+def memory(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Memory:
+    found = Memory(*request.param)
+    monkeypatch.setattr(worker, "train_stack", found.train_stack)
+    monkeypatch.setattr(worker, "_fits", {})
+    return found
+
+
+@pytest.mark.parametrize("memory", [(3, error) for error in ERRORS], indirect=True, ids=str)
+def test_halved_and_remembered(memory: Memory, tmp_path: Path) -> None:
+    records = worker.train_safely(RUNS, tmp_path)
+    assert [r.config.seed for r in records] == [*range(8)] and {r.status for r in records} == {
+        "done"
+    }
+    assert memory.sizes() == [8, 4, 2, 2, 2, 2]
+    worker.train_safely(RUNS[:7], tmp_path)
+    assert memory.sizes() == [2, 2, 2, 1], "no stack is tried that is known not to fit"
+    worker.train_safely([replace(run, width=2 * run.width) for run in RUNS], tmp_path)
+    assert memory.sizes()[0] == 8, "of other shapes nothing is known"
+
+
+@pytest.mark.parametrize("memory", [(0, ERRORS[0])], indirect=True, ids=str)
+def test_a_single_run_that_does_not_fit_fails(memory: Memory, tmp_path: Path) -> None:
+    records = worker.train_safely(RUNS[:2], tmp_path)
+    assert [r.status for r in records] == ["failed"] * 2
+    assert "out of memory" in str(records[0].error)
+
+
+@pytest.mark.parametrize("memory", [(1, ArithmeticError("singular"))], indirect=True, ids=str)
+def test_other_errors_say_nothing_of_the_memory(memory: Memory, tmp_path: Path) -> None:
+    for _ in range(2):
+        assert {r.status for r in worker.train_safely(RUNS[:3], tmp_path)} == {"done"}
+        assert memory.sizes() == [3, 1, 1, 1]
