@@ -2,6 +2,7 @@
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -54,6 +55,7 @@ def train(
     checkpoint: Path | None = None,
     checkpoint_every_s: float = 60.0,
     on_step: Callable[[int], None] | None = None,
+    on_note: Callable[[str], None] = warnings.warn,
 ) -> RunRecord:
     """Train one run and return its record.
 
@@ -64,13 +66,19 @@ def train(
             run, resumed from with the same result; removed at the end.
         checkpoint_every_s: Seconds between checkpoints.
         on_step: Called after every step with the number of steps done.
+        on_note: Called with one line if the model cannot be compiled; by default a warning.
 
     Raises:
         ValueError: the configuration does not fit the model, the data or the device.
     """
     files = None if checkpoint is None else {config.run_id: checkpoint}
     (record,) = train_stack(
-        [config], compute, checkpoints=files, checkpoint_every_s=checkpoint_every_s, on_step=on_step
+        [config],
+        compute,
+        checkpoints=files,
+        checkpoint_every_s=checkpoint_every_s,
+        on_step=on_step,
+        on_note=on_note,
     )
     return record
 

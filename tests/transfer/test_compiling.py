@@ -15,7 +15,7 @@ from transfer.config import ComputeConfig, MlpConfig, SgdConfig
 from transfer.data.cache import cache_folder
 from transfer.models.mlp import Mlp
 from transfer.stack import Stack
-from transfer.train import train_stack
+from transfer.train import train, train_stack
 
 
 @pytest.fixture(autouse=True)
@@ -101,3 +101,15 @@ def test_a_model_that_cannot_be_compiled(monkeypatch: pytest.MonkeyPatch) -> Non
     assert torch.equal(stack.losses, expected.losses) and stack.step == 2
     (line,) = told
     assert "this model is trained uncompiled: torch.compile cannot take it" in line
+
+
+def test_a_single_run_warns_of_what_is_not_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unable(Pace):
+        def advance(self, stack: Stack) -> None:
+            assert self.on_note is not None
+            self.on_note("this model is trained uncompiled")
+            super().advance(stack)
+
+    monkeypatch.setattr("transfer.train.Pace", Unable)
+    with pytest.warns(UserWarning, match="trained uncompiled"):
+        train(replace(RUN, steps=1))
