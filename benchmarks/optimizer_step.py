@@ -17,13 +17,10 @@ and has no activations, plus the step after it, in bytes per parameter.
 
 import argparse
 import importlib
-import json
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +28,12 @@ import torch
 from torch import Tensor, nn
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
+from machine import facts, keep  # noqa: E402
+
 from transfer import Almond, Scion, ScionLight  # noqa: E402
 from transfer.optimizers import Combined  # noqa: E402
 
 Factory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
-RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def parameters(
@@ -184,21 +182,6 @@ def measure(title: str, make: Factory, options: argparse.Namespace) -> dict[str,
 # --- output ---
 
 
-def machine(device: str) -> dict[str, Any]:
-    """Return what the numbers depend on beside the code."""
-    found = {
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "device": torch.cuda.get_device_name() if device == "cuda" else platform.machine(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
-    if device == "cuda":
-        import triton
-
-        found["triton"] = triton.__version__
-    return found
-
-
 def table(rows: list[dict[str, Any]], cuda: bool) -> str:
     """Return the rows as a Markdown table."""
     memory = " step's peak beyond held, MiB | held, bytes a parameter | peak of backward and step |"
@@ -248,13 +231,11 @@ def main() -> None:
         print(rows[-1], file=sys.stderr, flush=True)
         if options.device == "cuda":
             torch.cuda.empty_cache()
-    about = {**machine(options.device), "command": " ".join(sys.argv), **vars(options)}
+    about = {**facts(options.device), **vars(options)}
     print(", ".join(f"{key} {value}" for key, value in about.items()) + "\n")
     print(table(rows, options.device == "cuda"))
     if options.json:
-        RESULTS.mkdir(exist_ok=True)
-        text = json.dumps({**about, "rows": rows}, indent=1)
-        (RESULTS / f"{options.json}.json").write_text(text + "\n")
+        keep(options.json, {**about, "rows": rows})
 
 
 if __name__ == "__main__":

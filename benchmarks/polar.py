@@ -1,6 +1,6 @@
 """Measure every polar-factor back end: overshoot, alignment and time, as a Markdown table.
 
-    python benchmarks/polar.py [--device cuda] [--json polar.json]
+    python benchmarks/polar.py [--device cuda] [--json polar]
 
 Singular values and alignments are taken in float64 on the CPU, over float32 inputs:
 
@@ -16,8 +16,6 @@ rounds.
 """
 
 import argparse
-import json
-import platform
 import sys
 import time
 from collections.abc import Callable
@@ -27,6 +25,8 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from machine import facts, keep  # noqa: E402
+
 from transfer.coefficients import COEFFICIENTS, DTYPES, EXACT, EXACT_DTYPES  # noqa: E402
 from transfer.polar import PolarFn, make_polar  # noqa: E402
 
@@ -171,24 +171,17 @@ def main() -> None:
     """Measure, print the table and write the JSON file if asked to."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--json", type=Path, help="write the rows here too")
+    parser.add_argument("--json", metavar="NAME", help="write benchmarks/results/NAME.json")
     parser.add_argument("--pairs", type=int, default=4096, help="matrices of the kind pairs")
     parser.add_argument("--batch", type=int, default=4, help="matrices of each other kind")
     parser.add_argument("--rounds", type=int, default=5, help="of the timing")
     args = parser.parse_args()
     rows = measure(args.device, args.pairs, args.batch, args.rounds)
-    chip = torch.cuda.get_device_name() if args.device == "cuda" else platform.machine()
-    run = {
-        "device": args.device,
-        "chip": chip,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
+    run = facts(args.device)
     print(", ".join(f"{key} {value}" for key, value in run.items()), end="\n\n")
     print(table(rows))
     if args.json:
-        args.json.write_text(json.dumps({"run": run, "rows": rows}, indent=1) + "\n")
+        keep(args.json, {**run, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -9,20 +9,19 @@ stacked way has as many workers as cores; the other two compute one run at a tim
 """
 
 import argparse
-import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from machine import facts, keep  # noqa: E402
+
 from sweeps import load_experiment  # noqa: E402
 from sweeps.plan import sweep_runs  # noqa: E402
 from sweeps.progress import Reporter  # noqa: E402
@@ -75,7 +74,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="*", help="all by default")
     parser.add_argument("--data", default="", help="where the data lie")
     parser.add_argument("--processes", type=int, default=12)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", metavar="NAME", help="write benchmarks/results/NAME.json")
     options = parser.parse_args()
     experiment = load_experiment(options.preset)
     if options.data:
@@ -97,17 +96,8 @@ def main() -> None:
     print("| way | s | ÷ stacked |\n|---|---|---|")
     for way, seconds in times.items():
         print(f"| {way} | {seconds:.1f} | {seconds / times['stacked']:.2f} |")
-    if options.json is not None:
-        facts = {
-            "date": datetime.now(UTC).date().isoformat(),
-            "command": " ".join(sys.argv),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "cores": os.cpu_count(),
-            "runs": len(runs),
-            "seconds": times,
-        }
-        options.json.write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
+    if options.json:
+        keep(options.json, {**facts(), "runs": len(runs), "seconds": times})
 
 
 if __name__ == "__main__":
