@@ -40,13 +40,14 @@ demo: $(VENV)/.installed
 	@$(BIN)/lmo-transfer run digits-mlp
 
 PYTEST := $(TEST_ENV) $(BIN)/python -m pytest -q -n 2
-# This hook checks shapes in transfer; it breaks torch.compile, whose tests are among the slow ones.
+# This hook checks shapes in transfer (tests/conftest.py says when); it breaks torch.compile.
 SHAPES := --jaxtyping-packages=transfer,beartype.beartype
 test: $(VENV)/.installed-dev
-	$(PYTEST) --dist worksteal -m 'not slow' $(SHAPES)
+	$(PYTEST) --dist worksteal -m 'not slow and not compile' $(SHAPES)
 
 slow: $(VENV)/.installed-dev
-	$(PYTEST) -m slow
+	$(PYTEST) -m slow $(SHAPES)
+	$(PYTEST) -m compile
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

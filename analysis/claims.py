@@ -67,8 +67,9 @@ def verdict(
         x_limit: Largest value of `x` that is allowed at all, such as stepsize 1
             of a constrained optimizer: an optimum there is no grid's edge.
         num_planned: Cells of the whole grid, sizes x values of `x`, where what came out decided
-            which of them were run. "does not transfer" is then corrected for all of them, so
-            going on with the others after a look at these makes no claim more likely.
+            which of them were run. "does not transfer" is then corrected for all of them, as
+            they may be run after a look at these; "transfers" presumes that none of the others
+            is the best of its size.
 
     Raises:
         ValueError: a column is missing or malformed, the table holds several
@@ -91,7 +92,10 @@ def verdict(
         (w, (v,)): losses for (w, v), losses in losses_by_cell(table, ["size", "x"]).items()
     }
     if num_planned is not None:
-        notes.append(f"{len(cells)} of {num_planned} cells of the grid were run")
+        notes.append(
+            f"{len(cells)} of {num_planned} cells of the grid were run; that no other is better "
+            "is presumed"
+        )
     others = (num_planned or 0) - len(curves)
     judgement = _judge(cells, (transferred,), epsilon, level, curves, notes, max(0, others))
     drift = fit_drift(curves)

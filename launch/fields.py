@@ -36,6 +36,9 @@ def _switched_on(default: Any, fields: list[str]) -> Iterator[str]:
 
 def _is_switch(default: Any, path: str) -> bool:
     value = default
-    for name in path.replace("-", "_").split("."):
-        value = value.get(name) if isinstance(value, dict) else getattr(value, name, None)
+    for name in path.split("."):
+        if isinstance(value, dict):
+            value = value.get(name)
+        else:
+            value = getattr(value, name.replace("-", "_"), None)
     return isinstance(value, bool)

@@ -142,11 +142,11 @@ def settled(study: Study, arm: str, tuned: Tuned, runs: Sequence[PlannedRun]) ->
     """Return whether a part of an arm's sweep, which the run table has, decides its verdict."""
     from sweeps.frame import to_frame
 
-    rows = study.table.read()
-    if any(rows[run.config.run_id].status == "failed" for run in runs):
-        return False
-    part = to_frame(runs, rows)
-    return _judge_stepsize(study, arm, tuned, part).status != "undecided"
+    verdict = _judge_stepsize(study, arm, tuned, to_frame(runs, study.table.read()))
+    smallest = verdict.rows[0]
+    # Its sweep is whole, so nothing can be tuned better by the rest of the others.
+    not_tuned = smallest.censored is not None and smallest.best_x == tuned.optimizer.stepsize
+    return verdict.status != "undecided" or not_tuned
 
 
 def _judge_stepsize(study: Study, arm: str, tuned: Tuned, main: "pd.DataFrame") -> "Verdict":

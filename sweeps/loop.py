@@ -47,6 +47,7 @@ def run(
             `settled`.
         RuntimeError: a run of the tuning failed.
     """
+    require_judge(experiment, settled)
     study = Study.create(folder or DEFAULT_ROOT / experiment.name, experiment)
     reporter = reporter or Reporter()
     with sole_driver(study.folder):
@@ -67,7 +68,7 @@ def complete(
     settled: Settled | None = None,
 ) -> dict[str, Tuned]:
     """Tune, then train the planned runs of these purposes that are needed and the table lacks."""
-    require_judge(study, settled)
+    require_judge(study.experiment, settled)
     tuned = study.tune(runner, reporter, retry_failed)
     for purpose in purposes:
         done = set[str]()
@@ -79,6 +80,8 @@ def complete(
         ]:
             stage(study, new, runner, reporter, retry_failed)
             done |= {run.config.run_id for run in new}
+            if purpose != "sweep" or not study.experiment.sweep.adaptive:
+                break
     study.table.merge()
     return tuned
 

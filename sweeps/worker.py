@@ -105,6 +105,8 @@ def train_safely(
             size = 1
             if is_out_of_memory(error):
                 size = _fits[kind] = (len(configs) + 1) // 2
+                if on_note is not None:
+                    on_note(f"{len(configs)} runs do not fit the memory together, now {size} do")
     # Outside of the handler: the traceback would keep what the stack had allocated.
     parts = [configs[start : start + size] for start in range(0, len(configs), size)]
     return [

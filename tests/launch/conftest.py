@@ -13,6 +13,7 @@ from unittest import mock
 import pytest
 
 from launch.cli import main
+from sweeps.packing import pack
 from sweeps.progress import Reporter
 from sweeps.runner import LocalRunner
 from sweeps.table import RunTable
@@ -80,10 +81,17 @@ class OneProcess(LocalRunner):
     def run(self, table: RunTable, configs: Sequence[RunConfig], reporter: Reporter) -> None:
         import torch
 
-        from sweeps.worker import work
+        from sweeps.worker import Answer, work
+        from transfer.stacksize import most_runs
 
         torch.set_num_threads(1)  # as in a worker
-        work(table, list(configs), lambda answer: None, self.compute)
+
+        def say(answer: Answer) -> None:
+            if "note" in answer:
+                reporter.note(str(answer["note"]))
+
+        for job in pack(configs, 1, lambda config: most_runs(config, self.compute)):
+            work(table, job, say, self.compute)
         reporter.advance(len(configs))
 
 

@@ -123,7 +123,11 @@ def test_an_adaptive_sweep_is_the_part_that_decides(command: Command, tmp_path: 
         part = cells < 20
         assert (f"note: {cells} of 20 cells of the grid were run" in judged.stdout) == part
         assert ("stepsize: transfers" in judged.stdout) == part
-    assert command("plot", str(folder), cwd=tmp_path).returncode == 0
+        for name in ("plot", "export"):
+            done = command(name, str(folder), cwd=tmp_path)
+            assert done.returncode == 0, done.stderr
+        provenance = json.loads((folder / "results" / "recipe.json").read_text())["provenance"]
+        assert sorted(swept["run_id"]) == provenance["sweep_run_ids"]
 
 
 def test_verdict_as_json_and_exit_code(study: Path, command: Command) -> None:
@@ -237,7 +241,7 @@ def test_quick_commands_import_nothing_heavy(tmp_path: Path) -> None:
 
 
 def test_an_error_on_the_way_out_of_an_interruption_is_one() -> None:
-    from launch.cli import interrupted
+    from launch.training import interrupted
 
     assert interrupted(KeyboardInterrupt()) and not interrupted(OSError("full disk"))
     try:

@@ -4,7 +4,7 @@ import pytest
 
 from launch.fields import override
 from sweeps.experiment import Experiment
-from tests.helpers import tiny_experiment
+from tests.helpers import tiny_dict, tiny_experiment
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,10 @@ def test_other_fields_need_their_value(capsys: pytest.CaptureFixture[str]) -> No
     with pytest.raises(SystemExit):
         override(Experiment, tiny_experiment(), ["--train.steps", "--sweep.adaptive"])
     assert "Missing value for argument '--train.steps'" in capsys.readouterr().err
+
+
+def test_a_switch_below_a_name_with_a_hyphen() -> None:
+    arm = tiny_experiment({"arms.my-arm": tiny_dict()["arms"]["scion"]})
+    made = override(Experiment, arm, ["--arms.my-arm.optimizer.constrained"])
+    assert made.arms["my-arm"].optimizer.constrained
+    assert not made.arms["scion"].optimizer.constrained

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,11 +119,11 @@ def test_diverged_cells_are_no_optimum(tmp_path: Path) -> None:
     assert at_16 == set(range(-13, -3)), "the best is -11, with two on each side and all between"
 
 
-@pytest.mark.parametrize("after", [1, 2, 3, 4])
-def test_goes_on_where_it_was_interrupted(tmp_path: Path, after: int) -> None:
+@pytest.mark.parametrize(("after", "answer"), [(k, a) for k in range(1, 5) for a in (True, False)])
+def test_goes_on_where_it_was_interrupted(tmp_path: Path, after: int, answer: bool) -> None:
     """Interrupted at any call of the runner, the study ends with the same runs."""
     optimum = {4: -6, 8: -11, 16: -6}
-    undisturbed, judge = study_of(tmp_path / "a"), Judge(True)
+    undisturbed, judge = study_of(tmp_path / "a"), Judge(answer)
     complete(undisturbed, runner(optimum), Reporter(), settled=judge)
 
     class Interrupted(Exception):
@@ -142,6 +143,87 @@ def test_goes_on_where_it_was_interrupted(tmp_path: Path, after: int) -> None:
         complete(study, Fragile(runner(optimum).make), Reporter(), settled=judge)
     complete(study, runner(optimum), Reporter(), settled=judge)
     assert set(study.table.read()) == set(undisturbed.table.read())
+
+
+@pytest.mark.parametrize(
+    ("grown", "more"),
+    [
+        (
+            {"sweep.seeds": [1, 2, 3]},
+            octaves(4, -14, -2) | octaves(8, -8, -4) | octaves(16, -8, -4),
+        ),
+        ({"sweep.widths": [4, 8, 16, 32]}, octaves(32, -8, -4)),
+        ({"arms.scion.octaves_below": 9}, octaves(4, -15, -15)),
+    ],
+    ids=str,
+)
+def test_what_grew_keeps_what_is_there(
+    tmp_path: Path, grown: dict[str, Any], more: set[tuple[int, float]]
+) -> None:
+    """An arm that was open got the whole grid; that counts when it grows and is settled."""
+    complete(study_of(tmp_path), runner(OPTIMUM), Reporter(), settled=Judge(False))
+    study, trained, judge = study_of(tmp_path, grown), runner(OPTIMUM | {32: -6}), Judge(True)
+    complete(study, trained, Reporter(), settled=judge)
+    assert cells(swept(study, judge)) == WHOLE | more
+    sweep = [c for c in trained.trained if c.seed != 101]
+    assert {(c.width, math.log2(c.optimizer.stepsize)) for c in sweep} == more
+    assert any(asked > {*octaves(8, -14, -2)} for _, asked in judge.asked), "all that is there"
+
+
+def test_what_grew_is_whole_if_all_that_is_there_leaves_it_open(tmp_path: Path) -> None:
+    """The new part alone would settle it; the cells that were there before do not."""
+
+    class Blocked(Judge):
+        def __call__(self, *arguments: Any) -> bool:
+            super().__call__(*arguments)
+            return (8, -14.0) not in self.asked[-1][1]
+
+    complete(study_of(tmp_path), runner(OPTIMUM), Reporter(), settled=Judge(False))
+    study, trained = study_of(tmp_path, {"sweep.seeds": [1, 2, 3]}), runner(OPTIMUM)
+    complete(study, trained, Reporter(), settled=Blocked(True))
+    sweep = [c for c in trained.trained if c.seed == 3]
+    assert {(c.width, math.log2(c.optimizer.stepsize)) for c in sweep} == WHOLE
+
+
+def test_a_failed_run_waits_for_its_retry(tmp_path: Path) -> None:
+    """It neither opens the rest of the grid nor moves the optimum."""
+
+    def record(config: RunConfig) -> Any:
+        good = runner(OPTIMUM).make(config)
+        broken = config.width == 8 and config.optimizer.stepsize == 2**-7 and config.seed == 1
+        return replace(good, status="failed", val_loss=None, error="killed") if broken else good
+
+    study, judge = study_of(tmp_path), Judge(True)
+    complete(study, FakeRunner(record), Reporter(), settled=judge)
+    part = octaves(4, -14, -2) | octaves(8, -8, -4) | octaves(16, -8, -4)
+    assert cells(swept(study, judge)) == part and judge.asked == []
+    again = runner(OPTIMUM)
+    complete(study, again, Reporter(), retry_failed=True, settled=judge)
+    assert len(again.trained) == 1 and judge.asked[0] == ("scion", part)
+
+
+def test_other_axes_and_a_constrained_grid(tmp_path: Path) -> None:
+    """Along the depth; the grid ends at stepsize 1, near which the tuned one lies."""
+    changes = {
+        "sweep.widths": [4],
+        "sweep.depths": [3, 4],
+        "arms.scion.search": {"stepsize": [-4, -1]},
+    }
+    changes |= {"arms.scion.optimizer.constrained": True}
+
+    def record(config: RunConfig) -> Any:
+        return fabricate(config, 1 + (math.log2(config.optimizer.stepsize) + 1) ** 2)
+
+    study, judge = study_of(tmp_path, changes), Judge(True)
+    complete(study, FakeRunner(record), Reporter(), settled=judge)
+    found = {(r.config.depth, math.log2(r.config.optimizer.stepsize)) for r in swept(study, judge)}
+    assert found == octaves(3, -9, 0) | octaves(4, -3, 0)
+
+
+def test_equal_losses_do_not_lead_away(tmp_path: Path) -> None:
+    study, judge = study_of(tmp_path), Judge(True)
+    complete(study, FakeRunner(lambda c: fabricate(c, 1.0)), Reporter(), settled=judge)
+    assert len(cells(swept(study, judge))) == 13 + 5 + 5
 
 
 def test_turned_on_later_it_leaves_out_nothing_that_is_there(tmp_path: Path) -> None:
@@ -189,4 +271,4 @@ def test_without_a_judge_nothing_is_trained(tmp_path: Path) -> None:
         complete(study, trained, Reporter())
     with pytest.raises(ValueError, match="give `settled`"):
         run(study.experiment, tmp_path / "b", runner=trained)
-    assert trained.trained == []
+    assert trained.trained == [] and not (tmp_path / "b").exists()

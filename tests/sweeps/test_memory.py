@@ -50,7 +50,9 @@ def memory(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> M
 
 @pytest.mark.parametrize("memory", [(3, error) for error in ERRORS], indirect=True, ids=str)
 def test_halved_and_remembered(memory: Memory, tmp_path: Path) -> None:
-    records = worker.train_safely(RUNS, tmp_path)
+    told: list[str] = []
+    records = worker.train_safely(RUNS, tmp_path, on_note=told.append)
+    assert told[0] == "8 runs do not fit the memory together, now 4 do" and len(told) == 2
     assert [r.config.seed for r in records] == [*range(8)] and {r.status for r in records} == {
         "done"
     }

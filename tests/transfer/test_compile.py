@@ -15,7 +15,7 @@ from transfer.optimizers import Almond, Scion, ScionLight
 from transfer.roles import parameter_groups
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.compile,
     # torch's compiler warns of torch's own torch.jit when it is first imported.
     pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning"),
 ]

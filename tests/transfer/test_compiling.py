@@ -67,7 +67,7 @@ def test_what_goes_one_by_one_cannot_be_compiled(monkeypatch: pytest.MonkeyPatch
         train_stack([FAMILIES["cnn"]], ComputeConfig(compile="always"))
 
 
-@pytest.mark.slow
+@pytest.mark.compile
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 def test_compiled_runs_differ_by_rounding() -> None:
@@ -79,7 +79,7 @@ def test_compiled_runs_differ_by_rounding() -> None:
         assert other.compile_s > 0.0 == one.compile_s
 
 
-@pytest.mark.slow
+@pytest.mark.compile
 def test_a_model_that_cannot_be_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = Mlp.forward
 
