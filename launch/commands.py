@@ -10,6 +10,8 @@ from transfer.config.compute import DeviceName
 
 PROG = "lmo-transfer"
 DEFAULT_PRESET = "digits-mlp"
+DONE, INTERNAL, BAD_INPUT, FAILED_RUNS, INTERRUPTED = 0, 1, 2, 5, 130
+"""Exit codes; see docs/cli.md."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
