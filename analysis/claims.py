@@ -91,15 +91,14 @@ def verdict(
     cells: Cells = {
         (w, (v,)): losses for (w, v), losses in losses_by_cell(table, ["size", "x"]).items()
     }
-    if num_planned is not None:
-        notes.append(
-            f"{len(cells)} of {num_planned} cells of the grid were run; that no other is better "
-            "is presumed"
-        )
     others = (num_planned or 0) - len(curves)
     judgement = _judge(cells, (transferred,), epsilon, level, curves, notes, max(0, others))
     drift = fit_drift(curves)
     ruling, text = _rule_sweep(judgement, curves, transferred, x, size, y)
+    if num_planned is not None:
+        part = f"{len(cells)} of {num_planned} cells of the grid were run"
+        presumed = "; that no other is better is presumed" if ruling == "transfers" else ""
+        notes.append(part + presumed)
     if ruling == "undecided":
         text += words.plain_drift(drift, x, size)
     runs: tuple[NextRun, ...] = ()

@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable
 
-from launch import looking, training
+from launch import inspecting, training
 from launch.commands import (
     BAD_INPUT,
     COMMANDS,
@@ -75,18 +75,18 @@ _HANDLERS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run": training.run,
     "tune": training.tune,
     "sweep": training.sweep,
-    "verdict": looking.verdict,
-    "plot": looking.plot,
-    "export": looking.export,
+    "verdict": inspecting.verdict,
+    "plot": inspecting.plot,
+    "export": inspecting.export,
     "train": training.train,
     "resume": training.resume,
-    "coordcheck": looking.coordcheck,
-    "describe": looking.describe,
-    "roles": looking.roles,
-    "list": looking.studies,
-    "presets": looking.presets,
-    "show": looking.show,
-    "tokenize": looking.tokenize,
+    "coordcheck": inspecting.coordcheck,
+    "describe": inspecting.describe,
+    "roles": inspecting.roles,
+    "list": inspecting.studies,
+    "presets": inspecting.presets,
+    "show": inspecting.show,
+    "tokenize": inspecting.tokenize,
 }
 assert _HANDLERS.keys() == COMMANDS.keys(), "every command has a help and a handler"
 

@@ -56,8 +56,15 @@ class Finished:
         return int((self.frame["status"] == "failed").sum())
 
 
-def finished(study: Study, *, need_check: bool = False) -> Finished:
+def finished(
+    study: Study, *, need_check: bool = False, tuned: dict[str, Tuned] | None = None
+) -> Finished:
     """Read a study whose sweep is complete.
+
+    Args:
+        study: What to read.
+        need_check: Whether the runs beyond the largest size must be there too.
+        tuned: Result of the tuning, if it is known; else it is read from the run table.
 
     Raises:
         IncompleteError: runs are missing; says how many and what to run.
@@ -65,7 +72,7 @@ def finished(study: Study, *, need_check: bool = False) -> Finished:
     from sweeps.frame import to_frame
 
     try:
-        tuned = study.tune(None, Reporter())
+        tuned = tuned or study.tune(None, Reporter())
     except LookupError as error:
         raise IncompleteError(
             f"tuning is not complete ({error}): lmo-transfer sweep {study.folder}"

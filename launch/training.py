@@ -33,7 +33,7 @@ def tune(options: argparse.Namespace) -> int:
 
 def train(options: argparse.Namespace) -> int:
     """Train with a recipe."""
-    from launch.train import train_recipe
+    from launch.train_recipe import train_recipe
 
     return train_recipe(options)
 
@@ -83,7 +83,7 @@ def _finish_sweep(
     from sweeps.loop import complete
 
     with reporter:
-        complete(
+        tuned = complete(
             study,
             runner,
             reporter,
@@ -91,7 +91,7 @@ def _finish_sweep(
             purposes=("sweep", "radii"),
             settled=pipeline.settled,
         )
-    done = pipeline.finished(study)
+    done = pipeline.finished(study, tuned=tuned)
     report.print_tuned(console, done.tuned)
     report.print_files(console, pipeline.write_tables(done))
     report.print_next(console, f"{PROG} verdict {quoted(study.folder)}")
@@ -105,8 +105,8 @@ def _finish_everything(
     from sweeps.loop import complete
 
     with reporter:
-        complete(study, runner, reporter, options.retry_failed, settled=pipeline.settled)
-    done = pipeline.finished(study, need_check=True)
+        tuned = complete(study, runner, reporter, options.retry_failed, settled=pipeline.settled)
+    done = pipeline.finished(study, need_check=True, tuned=tuned)
     files = pipeline.write_tables(done)
     verdicts = pipeline.judge(done)
     files.append(pipeline.write_verdicts(done, verdicts))

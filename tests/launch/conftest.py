@@ -100,7 +100,7 @@ def without_workers() -> Iterator[None]:
     """Let commands train in this process."""
     with (
         mock.patch("sweeps.runner.LocalRunner", OneProcess),
-        mock.patch("launch.train.LocalRunner", OneProcess),
+        mock.patch("launch.train_recipe.LocalRunner", OneProcess),
     ):
         yield
 

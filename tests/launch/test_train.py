@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from launch.console import ConsoleReporter, make_console
-from launch.train import changed_axes, swept_axis
+from launch.train_recipe import changed_axes, swept_axis
 from tests.launch.conftest import Command
 from transfer.config import RunConfig
 from transfer.recipe import Recipe

@@ -1,8 +1,6 @@
 """The audit flags what is wrong with an optimizer's updates, and nothing else."""
 
-import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +13,6 @@ from transfer import (
     Almond,
     Audit,
     RoleConfig,
-    RoleOverride,
     Scion,
     ScionConfig,
     ScionLight,
@@ -24,7 +21,6 @@ from transfer import (
     parameter_groups,
     stated_table,
 )
-from transfer.optimizers.combined import Combined
 
 VOCAB, WIDTH = 11, 12
 ROLES = {
@@ -374,130 +370,3 @@ def test_a_parameter_of_another_model() -> None:
         stranger.grad = torch.eye(3)
         train(model, optimizer)
     assert [r.flag for r in report.rows if r.flag] == ["not in the model"]
-
-
-# --- hooks ---
-
-
-def test_closures() -> None:
-    model = make_model()
-    optimizer = Scion(parameter_groups(model, ROLES), lr=0.01)
-
-    def closure() -> Tensor:
-        return backward(model)
-
-    with torch.no_grad(), audit(model, optimizer, ROLES) as report:
-        with torch.enable_grad():
-            loss = backward(model)
-        assert optimizer.step(closure) <= loss
-    assert report.flagged == [] and report.step == 1
-
-
-def test_hooks_are_removed() -> None:
-    model = make_model()
-    optimizer = Scion(parameter_groups(model, ROLES), lr=0.01)
-    with pytest.raises(ZeroDivisionError), audit(model, optimizer) as report:
-        train(model, optimizer, 1)
-        raise ZeroDivisionError
-    train(model, optimizer, 2)
-    assert report.step == 1
-    assert not optimizer._optimizer_step_pre_hooks and not optimizer._optimizer_step_post_hooks
-
-
-def test_goes_on_after_a_step_that_raised() -> None:
-    model = make_model()
-    optimizer = Scion(parameter_groups(model, ROLES), lr=0.01)
-
-    def fails() -> Tensor:
-        raise ZeroDivisionError
-
-    with audit(model, optimizer) as report:
-        with pytest.raises(ZeroDivisionError):
-            optimizer.step(fails)
-        assert str(report) == "no step seen" and report.flagged == []
-        train(model, optimizer, 1)
-    assert report.flagged == [] and report.step == 2
-
-
-def test_every_so_many_steps_in_somebody_elses_loop() -> None:
-    model = make_model()
-    optimizer = Scion(parameter_groups(model, ROLES), lr=0.01)
-    report = audit(model, optimizer, ROLES, every=3).attach()
-    seen = []
-    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
-    for _ in range(5):
-        train(model, optimizer, 1)
-        scheduler.step()
-        seen.append(report.step)
-    report.detach()
-    assert seen == [1, 1, 1, 4, 4]
-    assert {r.stepsize for r in report.rows} == {0.01 / 8}
-
-
-def test_several_optimizers_as_one() -> None:
-    model = make_model()
-    matrices = [p for name, p in model.named_parameters() if ROLES[name] == "hidden"]
-    others = [p for name, p in model.named_parameters() if ROLES[name] != "hidden"]
-    combined = Combined([Scion(matrices, lr=0.01), torch.optim.AdamW(others, lr=0.01)])
-    with audit(model, combined, ROLES) as report:
-        train(model, combined)
-    assert "up.weight" not in report.flagged and "embed.weight" in report.flagged
-
-
-# --- arguments ---
-
-
-@pytest.mark.parametrize(
-    ("roles", "settings", "message"),
-    [
-        ({"nothing": "hidden"}, {}, "role given to 'nothing', which is no parameter"),
-        (
-            {"up.weight": "hidden"},
-            {"rules": {"bias": RoleConfig(norm="bias-rms")}},
-            "role 'hidden' has no rule",
-        ),
-        ({}, {"every": 0}, "every must be at least 1, got 0"),
-    ],
-)
-def test_refused(roles: dict[str, str], settings: dict[str, Any], message: str) -> None:
-    model = make_model()
-    with pytest.raises(ValueError, match=re.escape(message)):
-        audit(model, Scion(model.parameters(), norm="euclidean"), roles, **settings)
-
-
-def test_a_table_of_another_width() -> None:
-    model, other = make_model(), make_model()
-    other.up = nn.Linear(WIDTH, 7)
-    with pytest.raises(ValueError, match=r"'up.bias' has shape \(48,\), \(7,\) in the table"):
-        audit(model, Scion(model.parameters(), norm="euclidean"), stated_table(other, ROLES))
-
-
-def test_overrides_of_the_table_count() -> None:
-    model = make_model()
-    table = stated_table(model, ROLES).override({"up.weight": RoleOverride(radius=2.0)})
-    optimizer = Scion(parameter_groups(model, ROLES), lr=0.01)
-    with audit(model, optimizer, table) as report:
-        train(model, optimizer)
-    assert report.flagged == ["up.weight"]
-
-
-def test_records() -> None:
-    model = make_model()
-    optimizer = Scion(parameter_groups(model, ROLES), lr=0.01)
-    with audit(model, optimizer) as report:
-        train(model, optimizer)
-    assert [record["parameter"] for record in report.to_records()] == list(
-        dict(model.named_parameters())
-    )
-
-
-def test_the_name_is_the_function() -> None:
-    """No module of that name may come to stand in its place."""
-    assert callable(transfer.audit) and not hasattr(transfer.audit, "__path__")
-
-
-def test_example_in_the_guide(capsys: pytest.CaptureFixture[str]) -> None:
-    text = Path(__file__).parents[2].joinpath("docs", "audit.md").read_text(encoding="utf-8")
-    code = re.findall(r"```python\n(.*?)```", text, re.S)[0]
-    exec(compile(code, "docs/audit.md", "exec"), {})
-    assert "its group has norm row-norm" in capsys.readouterr().out
