@@ -46,7 +46,7 @@ test: $(VENV)/.installed-dev
 	$(PYTEST) --dist worksteal -m 'not slow and not compile' $(SHAPES)
 
 slow: $(VENV)/.installed-dev
-	$(PYTEST) -m slow $(SHAPES)
+	$(PYTEST) --maxschedchunk 1 -m slow $(SHAPES)
 	$(PYTEST) -m compile
 
 check: $(VENV)/.installed-dev

@@ -44,6 +44,7 @@ def test_all_arms_are_judged_drawn_and_written(command: Command, folder: Path) -
     assert not (folder / "studies").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arm", "outcome", "code"), [("scion", "passes", 0), ("adamw", "fails", 3)]
 )

@@ -174,6 +174,7 @@ def test_worker_that_is_always_killed(table: RunTable, mischief: Path) -> None:
     assert len(killed) >= 2, "the run was not tried a second time, alone"
 
 
+@pytest.mark.slow
 def test_closing_while_runs_are_trained(table: RunTable, mischief: Path) -> None:
     """As Ctrl-C does: what was not published is no failure, and no worker is started again."""
     importlib.import_module("sweeps.worker")  # as in a driver with torch: its threads are quick
@@ -198,6 +199,7 @@ def test_closing_while_runs_are_trained(table: RunTable, mischief: Path) -> None
     assert left == [], "a worker was started after closing"
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told(
     table: RunTable, mischief: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

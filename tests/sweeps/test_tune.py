@@ -251,6 +251,7 @@ def test_journal_torn_at_any_byte(
         assert again == tuned and notes.notes == [], f"cut at byte {cut}: not healed"
 
 
+@pytest.mark.slow
 def test_journal_with_flipped_bits(tmp_path: Path, undisturbed: tuple[Tuned, bytes, Table]) -> None:
     tuned, journal, full = undisturbed
     chance = random.Random(1)

@@ -116,6 +116,7 @@ def test_published_sizes_of_decoders(width: int, depth: int, millions: int) -> N
     assert count(model) / 1e6 == pytest.approx(millions, rel=0.04)
 
 
+@pytest.mark.slow
 def test_three_billion_parameters_take_no_memory() -> None:
     """The weights alone would take 12 GB."""
     peak = _peak_bytes()

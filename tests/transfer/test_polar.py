@@ -196,6 +196,7 @@ def test_steps_beyond_the_table_repeat_its_last(name: str, dtype: str) -> None:
     assert table[-1] == COEFFICIENTS[name][-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "low", "high"),
     [("muon", 0.68, 1.14), ("quintic", 0.9890, 0.9891), ("polar-express", 1 - 1e-9, 1 + 1e-9)],
