@@ -1,6 +1,7 @@
 # lmo-transfer: `make demo` runs the main job, `make test` the tests; both make .venv first.
 PYTHON ?= python3
 TORCH_INDEX ?=
+PIP_FLAGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -11,7 +12,7 @@ TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 help:
 	@echo 'make demo    install into .venv and run the main job (TORCH_INDEX=URL: take torch from there)'
 	@echo 'make test    install the test tools too and run the tests, in 5 minutes on 2 cores'
-	@echo 'make slow    run the tests that take long: kills, torn journals, compiling, the wheel'
+	@echo 'make slow    run the tests that take long: kills, torn journals, compiling'
 	@echo 'make check   linters, types, import arrows'
 	@echo 'make format  format the code'
 	@echo 'make clean   remove .venv and caches; studies/ stays'
@@ -27,13 +28,13 @@ $(VENV)/.made:
 # Torch alone from that index: it need not have the pinned versions of what torch depends on.
 $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/.made
 	@echo 'installing lmo-transfer into $(VENV) (plain pip on Linux brings the CUDA build of torch, about 2.7 GB)'
-	@if [ -n "$(TORCH_INDEX)" ]; then $(PIP) install -q -c constraints.txt --no-deps --index-url '$(TORCH_INDEX)' torch; fi
-	@$(PIP) install -q -c constraints.txt -e .
+	@if [ -n "$(TORCH_INDEX)" ]; then $(PIP) install -q $(PIP_FLAGS) -c constraints.txt --no-deps --index-url '$(TORCH_INDEX)' torch; fi
+	@$(PIP) install -q $(PIP_FLAGS) -c constraints.txt -e .
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@echo 'installing the test tools'
-	@$(PIP) install -q -c constraints.txt -e '.[dev]'
+	@$(PIP) install -q $(PIP_FLAGS) -c constraints.txt -e '.[dev]'
 	@touch $@
 
 demo: $(VENV)/.installed

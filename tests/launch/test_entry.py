@@ -1,6 +1,5 @@
 """Start-up: the packages' names are generic, so the command checks whose they are."""
 
-import os
 import re
 import shutil
 import subprocess
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import lmo_transfer
-from tests.launch.conftest import FOREIGN, SMALL, Command
+from tests.launch.conftest import FOREIGN, Command
 
 ROOT = Path(lmo_transfer.__file__).resolve().parent
 
@@ -70,43 +69,3 @@ def test_constraints_pin_everything_and_nothing_local() -> None:
     for requirement in wanted:
         name = re.split(r"[<>=\[]", requirement)[0].lower()
         assert name in pinned, f"{name} is not pinned"
-
-
-@pytest.mark.slow
-def test_the_wheel_works_in_another_environment(tmp_path: Path) -> None:
-    """Build it, install it outside the clone (its dependencies come from this environment)."""
-    source = tmp_path / "source"
-    source.mkdir()
-    for name in ("transfer", "sweeps", "analysis", "launch"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("lmo_transfer.py", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    run = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", str(tmp_path), "."]
-    subprocess.run(run, cwd=source, check=True, capture_output=True, timeout=120)
-    wheel = next(tmp_path.glob("*.whl"))
-    shutil.rmtree(source)
-    room = tmp_path / "elsewhere"
-    subprocess.run([sys.executable, "-m", "venv", str(room / "venv")], check=True, timeout=120)
-    python = room / "venv" / "bin" / "python"
-    pip = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "-q", "--no-deps"]
-    subprocess.run([*pip, str(wheel)], check=True, timeout=120)
-    # A folder named in a .pth file is searched, but its own .pth files (our editable one) are not.
-    import sysconfig
-
-    # PYTHONPATH may name a clone, which would come before what was installed.
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    site = next((room / "venv").glob("lib/python*/site-packages"))
-    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    where = subprocess.run(
-        [str(python), "-c", "import transfer; print(transfer.__file__)"],
-        cwd=room, env=environment, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert str(site) in where.stdout
-    (room / "small.toml").write_text(SMALL)
-    for words in (["presets"], ["run", "small.toml", "--workers", "1"]):
-        done = subprocess.run(
-            [str(room / "venv" / "bin" / "lmo-transfer"), *words],
-            cwd=room, env=environment, capture_output=True, text=True, timeout=120,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
-    assert (room / "studies" / "small" / "results" / "recipe.json").is_file()
