@@ -121,16 +121,16 @@ def study_frame_without_check(folder: Path) -> pd.DataFrame:
     return finished(Study.open(folder)).frame.drop(columns=list(CIRCUMSTANCES))
 
 
-def test_killed_ten_times(
+def test_killed_twenty_times(
     toml: Path, undisturbed: tuple[Path, float, float], tmp_path: Path
 ) -> None:
     """Some instants lie before the first record of a life, some in the work after it."""
     reference, start_s, work_s = undisturbed
     folder, chance = tmp_path / "study", random.Random(SEED)
     lives: list[str] = []
-    for number in range(10):
+    for number in range(20):
         process = start(toml, folder)
-        if number % 2:
+        if number % 3 == 1:
             known = num_records(folder)
             wait_until(
                 lambda p=process, k=known: num_records(folder) > k or p.poll() is not None,
