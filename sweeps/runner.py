@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from sweeps.errors import StorageError
-from sweeps.packing import pack
+from sweeps.packing import least_jobs, pack
 from sweeps.progress import Reporter
 from sweeps.table import RunTable
 from transfer.config import ComputeConfig, RunConfig, canonical_json
@@ -91,10 +91,12 @@ class LocalRunner:
         if folder != self._folder:
             self.close()
             self._folder = folder
+        # They import torch while this process does, to find out how large the jobs are.
+        for worker in self._enlist(least_jobs(len(configs), self.workers)):
+            worker.start()
         jobs = self._jobs(configs)
         answers: _Answers = queue.SimpleQueue()
-        while len(self._crew) < min(self.workers, jobs.qsize()):
-            self._crew.append(_Worker(folder, self.compute))
+        self._enlist(jobs.qsize())
         for worker in self._crew:
             arguments = (worker, table, jobs, answers)
             threading.Thread(target=_serve, args=arguments, daemon=True).start()
@@ -103,6 +105,12 @@ class LocalRunner:
         except BaseException:
             self.close()  # or the threads would go on with the old queue
             raise
+
+    def _enlist(self, num_jobs: int) -> "list[_Worker]":
+        """Return the workers, as many as the jobs need."""
+        while len(self._crew) < min(self.workers, num_jobs):
+            self._crew.append(_Worker(self._folder, self.compute))
+        return self._crew
 
     def _jobs(self, configs: Sequence[RunConfig]) -> "queue.SimpleQueue[list[RunConfig]]":
         from transfer.stacksize import most_runs  # brings torch along
@@ -185,6 +193,7 @@ class _Worker:
         self._folder = folder
         self._compute = compute
         self._process: subprocess.Popen[str] | None = None
+        self._ready = False
         self._closed = False
         self._lock = threading.Lock()
 
@@ -215,22 +224,28 @@ class _Worker:
             raise _Closed("the runner was closed")
         return {"died": code}
 
-    def _alive(self) -> "subprocess.Popen[str]":
+    def start(self) -> "subprocess.Popen[str]":
+        """Return the process, started if it was not, without waiting until it is ready."""
         with self._lock:
             if self._closed:
                 raise _Closed("the runner was closed")
             if self._process is not None and self._process.poll() is not None:
                 _discard(self._process)
                 self._process = None
-            if self._process is not None:
-                return self._process
-            process = self._process = _start_worker(self._folder, self._compute)
+            if self._process is None:
+                self._process = _start_worker(self._folder, self._compute)
+                self._ready = False
+            return self._process
+
+    def _alive(self) -> "subprocess.Popen[str]":
+        process = self.start()
         assert process.stdout is not None
-        if not process.stdout.readline():
+        if not self._ready and not process.stdout.readline():
             code = process.wait()
             if self._closed:
                 raise _Closed("the runner was closed")
             raise RuntimeError(f"a worker process could not start (exit code {code})")
+        self._ready = True
         return process
 
     def close(self) -> None:

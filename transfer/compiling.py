@@ -14,7 +14,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from torch._dynamo.exc import TorchDynamoException
 
 from transfer.config import RunConfig, canonical_json
 from transfer.config.compute import CompileName
@@ -97,6 +96,9 @@ class Pace:
 
     def _compile(self, stack: Stack) -> None:
         """Do one step compiled; if that is the first of its kind, it takes long."""
+        # Not above: the compiler takes as long to import as torch itself, and few runs need it.
+        from torch._dynamo.exc import TorchDynamoException
+
         key = _key(stack)
         known = _kept.pop(key, None)
         if known is None:

@@ -7,8 +7,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from transfer.config import DataShape
 
@@ -36,30 +34,67 @@ def describe(build: Callable[[], nn.Module], shape: DataShape) -> Description:
     Raises:
         ValueError: the model cannot be built or run without values.
     """
+    # Not above, and so in `measure`: it imports the compiler, which takes as long as torch itself.
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
     try:
         with FakeTensorMode(allow_non_fake_inputs=True):
             model = build()
-            return measure(model, *_example(shape))
+            return measure(model, *_examples(shape))
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"the model cannot be described without its values: {reason}") from error
 
 
 def measure(model: nn.Module, x: Tensor, y: Tensor) -> Description:
-    """Describe a model by the forward and backward pass of one example, x and y of batch size 1."""
+    """Describe a model by the forward and backward pass of a batch, x and y of two examples."""
+    from torch.utils.flop_counter import FlopCounterMode
+
     embedded = _embedding_names(model)
-    sizes = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
-    saved = _Saved([*model.parameters(), *model.buffers(), x, y])
-    with FlopCounterMode(display=False, custom_mapping=_ATTENTION) as counter:
-        with torch.autograd.graph.saved_tensors_hooks(saved.keep, lambda t: t):
-            loss = _loss(model, x, y)
+    sizes = _sizes(model)
+    with FlopCounterMode(display=False, custom_mapping=_attention_costs()) as counter:
+        loss, kept = _forward(model, x, y)
         torch.autograd.backward(loss)
     return Description(
         parameters=sum(sizes.values()),
         parameters_without_embedding=sum(n for name, n in sizes.items() if name not in embedded),
         flops=counter.get_total_flops() // max(1, y.numel()),
-        activation_bytes=saved.num_bytes,
+        activation_bytes=kept,
     )
+
+
+def footprint(build: Callable[[], nn.Module], shape: DataShape) -> tuple[int, int]:
+    """Return `parameters` and `activation_bytes` of the model that a function builds, as it is.
+
+    Raises:
+        ValueError: the model cannot be run.
+    """
+    try:
+        model = build()
+        return sum(_sizes(model).values()), _forward(model, *_examples(shape))[1]
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"the model cannot be trained on two examples: {reason}") from error
+
+
+def _examples(shape: DataShape) -> tuple[Tensor, Tensor]:
+    """Return inputs and targets of two examples: some normalisations refuse a single one."""
+    if shape.kind == "tokens":
+        x = torch.zeros(2, *shape.inputs, dtype=torch.int64)
+        return x, torch.zeros_like(x)
+    return torch.zeros(2, *shape.inputs), torch.zeros(2, dtype=torch.int64)
+
+
+def _sizes(model: nn.Module) -> dict[str, int]:
+    return {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def _forward(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, int]:
+    """Return the loss, and the bytes that it keeps for the backward pass per example."""
+    saved = _Saved([*model.parameters(), *model.buffers(), x, y])
+    with torch.autograd.graph.saved_tensors_hooks(saved.keep, lambda t: t):
+        loss = _loss(model, x, y)
+    return loss, saved.num_bytes // len(x)
 
 
 def _product(q: Any, k: Any) -> int:
@@ -76,18 +111,13 @@ def _attention_backward(grad: Any, q: Any, k: Any, v: Any, *rest: Any, **more: A
     return 5 * _product(q, k)
 
 
-# torch counts its attention kernels for GPUs, not yet that for CPUs.
-_ATTENTION: dict[Any, Any] = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
-}
-
-
-def _example(shape: DataShape) -> tuple[Tensor, Tensor]:
-    if shape.kind == "tokens":
-        x = torch.zeros(1, *shape.inputs, dtype=torch.int64)
-        return x, torch.zeros_like(x)
-    return torch.zeros(1, *shape.inputs), torch.zeros(1, dtype=torch.int64)
+def _attention_costs() -> dict[Any, Any]:
+    """Return what torch lacks: it counts its attention kernels for GPUs, not yet that for CPUs."""
+    aten = torch.ops.aten
+    return {
+        aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+    }
 
 
 def _loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:

@@ -268,11 +268,15 @@ def why_not_together(judged: Judged, arithmetic: Arithmetic, batch: Batch) -> st
     return None
 
 
-class _Seen(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's annotations
-    """Takes note of what a model computes with."""
+class _Notes:
+    """What a model computes with.
+
+    Apart from the mode below: of a mode that defines this method itself, torch keeps its compiler
+    away, which it imports to do so, and that takes as long as importing torch.
+    """
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.random = ""
         self.convolution = self.attention = False
 
@@ -282,6 +286,10 @@ class _Seen(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's anno
         self.convolution |= "convolution" in str(func)
         self.attention |= "attention" in str(func)
         return func(*args, **(kwargs or {}))
+
+
+class _Seen(_Notes, TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Takes these notes of whatever is computed under it."""
 
 
 def _draws_nothing(func: Any, args: Any) -> bool:

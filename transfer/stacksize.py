@@ -5,12 +5,13 @@ works on fit its caches: it then saves the time between operations, and beyond t
 """
 
 from dataclasses import asdict
+from functools import partial
 
 import torch
 
 from transfer.config import AdamWConfig, ComputeConfig, MupAdamWConfig, RunConfig, canonical_json
 from transfer.data import load
-from transfer.describe import Description
+from transfer.describe import footprint
 from transfer.families import Family
 
 _CPU_BYTES = 16 * 2**20
@@ -34,29 +35,37 @@ def most_runs(config: RunConfig, compute: ComputeConfig) -> int:
 
 def bytes_per_run(config: RunConfig, compute: ComputeConfig) -> int:
     """Return the memory that one more run in a stack takes: what training holds at its peak."""
-    described = _described(config)
+    parameters, activation_bytes = _footprint(config, compute)
     number = 8 if config.precision == "float64" else 4
     adam = isinstance(config.optimizer, (AdamWConfig, MupAdamWConfig))
     # Weights, gradients, averages, and one more copy while the step is made.
     copies = 5 if adam else 4
     examples = min(compute.micro_batch_size or config.batch_size, config.batch_size)
-    kept = described.activation_bytes * examples * number / 4
+    kept = activation_bytes * examples * number / 4
     if config.precision == "bf16":
         kept *= _HALF_SHARE
-    return int(copies * number * described.parameters + kept)
+    return int(copies * number * parameters + kept)
 
 
-def _described(config: RunConfig) -> Description:
-    """Describe the model of a run; every model once."""
+def _footprint(config: RunConfig, compute: ComputeConfig) -> tuple[int, int]:
+    """Return the size of a run's model and the bytes it keeps per example; every model once."""
     shape = load(config.data).shape
-    key = canonical_json([asdict(config.model), config.width, config.depth, asdict(shape)])
-    if key not in _descriptions:
+    parts = [asdict(config.model), config.width, config.depth, asdict(shape), compute.device]
+    key = canonical_json(parts)
+    if key not in _footprints:
         family = Family(config.model, shape)
-        _descriptions[key] = family.describe(config.width, config.depth)
-    return _descriptions[key]
+        if compute.device == "cpu":
+            # Where there is room to train several, there is room for one: quicker than without its
+            # numbers, for which torch imports its compiler.
+            build = partial(family.build, config.width, config.depth)
+            _footprints[key] = footprint(build, shape)
+        else:
+            described = family.describe(config.width, config.depth)
+            _footprints[key] = described.parameters, described.activation_bytes
+    return _footprints[key]
 
 
-_descriptions: dict[str, Description] = {}
+_footprints: dict[str, tuple[int, int]] = {}
 
 
 def is_out_of_memory(error: BaseException) -> bool:

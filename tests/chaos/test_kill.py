@@ -1,6 +1,5 @@
 """The whole loop, killed at many instants and started again, ends as an undisturbed one."""
 
-import contextlib
 import os
 import random
 import signal
@@ -33,23 +32,37 @@ COMMAND = [sys.executable, "-m", "lmo_transfer"]
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
-# The same stages without worker processes and without figures: life takes a second less.
+# The same stages without worker processes and without figures: a life takes a second less. It ends
+# itself before the change of a file that it was told; `last` 0 lets it finish and say how many
+# changes it made.
 NURSERY = """
-import os, sys
+import os, signal, sys
 from pathlib import Path
-import optuna, pandas, torch, sklearn.datasets, sweeps.worker, transfer.train
+import optuna, pandas, torch, torch._dynamo, sweeps.worker, transfer.train
 import sweeps
 from tests.helpers import InlineRunner
 experiment = sweeps.load_experiment(sys.argv[1])
 torch.set_num_threads(1)
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+CHANGES = {"os.rename", "os.mkdir", "os.remove", "os.link", "os.symlink", "os.truncate"}
+count = last = 0
+def watch(event, arguments):
+    global count
+    if event in CHANGES or event == "open" and arguments[2] & WRITING:
+        count += 1
+        if count == last:
+            os.kill(os.getpid(), signal.SIGKILL)
 for line in sys.stdin:
+    folder, last = line.split()[0], int(line.split()[1])
     child = os.fork()
     if child == 0:
-        sweeps.run(experiment, Path(line.strip()), runner=InlineRunner())
+        sys.addaudithook(watch)
+        sweeps.run(experiment, Path(folder), runner=InlineRunner())
+        print(count, flush=True)
         os._exit(0)
-    print(child, flush=True)
-    _, status = os.waitpid(child, 0)
-    print(os.waitstatus_to_exitcode(status), flush=True)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code:
+        print(code, flush=True)
 """
 
 
@@ -158,7 +171,7 @@ def test_killed_twenty_times(
 def test_killed_forty_times_without_workers(
     toml: Path, undisturbed: tuple[Path, float, float], tmp_path: Path
 ) -> None:
-    """Cheap lives in a forked process: many more instants, spread over all of the work."""
+    """Cheap lives in a forked process, each ended before one of the changes it makes to files."""
     folder, chance = tmp_path / "study", random.Random(SEED + 1)
     nursery = subprocess.Popen(
         [sys.executable, "-c", NURSERY, str(toml)],
@@ -170,22 +183,16 @@ def test_killed_forty_times_without_workers(
     )
     assert nursery.stdin is not None and nursery.stdout is not None
 
-    def live(target: Path, seconds: float) -> int:
-        print(target, file=nursery.stdin, flush=True)
-        child = int(nursery.stdout.readline())
-        if seconds < 60:
-            time.sleep(seconds)
-            with contextlib.suppress(ProcessLookupError):  # a late life may have nothing left to do
-                os.kill(child, signal.SIGKILL)
+    def live(target: Path, last: int) -> int:
+        """Return the number of changes of a life that finished, minus the signal of another."""
+        print(target, last, file=nursery.stdin, flush=True)
         return int(nursery.stdout.readline())
 
     try:
-        began = time.monotonic()
-        assert live(tmp_path / "whole", 60) == 0
-        whole_s = time.monotonic() - began
-        codes = [live(folder, chance.uniform(0, whole_s / 10)) for _ in range(40)]
-        assert codes[0] == -signal.SIGKILL and codes.count(-signal.SIGKILL) > 15
-        assert live(folder, 60) == 0
+        whole = live(tmp_path / "whole", 0)
+        ends = [live(folder, chance.randint(1, whole // 8)) for _ in range(40)]
+        assert ends.count(-signal.SIGKILL) > 20, "most lives came too late"
+        assert 0 < live(folder, 0) < whole / 2, "the kills lie in a small part of the work"
     finally:
         nursery.stdin.close()
         assert nursery.wait(30) == 0

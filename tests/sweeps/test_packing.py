@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from sweeps.packing import pack
+from sweeps.packing import least_jobs, pack
 from sweeps.plan import run_config
 from tests.helpers import tiny_experiment
 from transfer.config import RunConfig, stack_key
@@ -29,6 +29,7 @@ def test_every_run_once_in_jobs_that_are_stacks(workers: int, most: int) -> None
     assert sorted(c.run_id for job in jobs for c in job) == sorted(c.run_id for c in wanted)
     assert all(len({stack_key(c) for c in job}) == 1 for job in jobs)
     assert max(map(len, jobs)) <= most
+    assert len(jobs) >= least_jobs(len(wanted), workers) >= min(workers, 5)
     widths = [job[0].width for job in jobs]
     assert widths == sorted(widths, reverse=True)
 
@@ -43,3 +44,4 @@ def test_no_worker_is_left_without_a_job() -> None:
     assert sorted(map(len, pack(runs(4, 8), 2, lambda config: 100))) == [4, 4]
     assert len(pack(runs(4, 3), 4, lambda config: 100)) == 3
     assert pack([], 2, lambda config: 100) == []
+    assert [least_jobs(*given) for given in [(8, 2), (3, 4), (4, 3), (0, 2)]] == [2, 3, 2, 0]

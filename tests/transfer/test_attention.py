@@ -93,6 +93,16 @@ def test_what_cudnn_takes(
     assert attention._has_cudnn(q) == taken
 
 
+def test_the_compiler_takes_the_answer_as_it_is() -> None:
+    """Torch's own decorator would import the compiler; it leaves the same mark."""
+
+    def other() -> bool:
+        return True
+
+    torch.compiler.assume_constant_result(other)
+    assert vars(attention._fast) == vars(other) != {}
+
+
 @on_gpu
 @pytest.mark.parametrize("length", [2, 5, 64, 197, 1024])
 @pytest.mark.parametrize("dim", [64, 128])

@@ -340,6 +340,26 @@ def test_training_does_not_import_what_it_does_not_need() -> None:
     assert python(code) == "[]"
 
 
+def test_training_on_a_cpu_does_not_import_the_compiler() -> None:
+    """It takes as long to import as torch itself, and every worker would."""
+    code = """
+import sys
+from transfer.config import ComputeConfig, DigitsConfig, MlpConfig, RunConfig, ScheduleConfig
+from transfer.config import RoleConfig, ScionConfig
+from transfer.stacksize import most_runs
+from transfer.train import train_stack
+rule = RoleConfig(norm="spectral", radius=1.0)
+config = RunConfig(
+    model=MlpConfig(), width=8, depth=3, data=DigitsConfig(), batch_size=8, steps=2,
+    label_smoothing=0.0, schedule=ScheduleConfig(), seed=1, precision="float32",
+    optimizer=ScionConfig(stepsize=0.1, roles={r: rule for r in ("input", "hidden", "output")}),
+)
+most_runs(config, ComputeConfig())
+print(train_stack([config])[0].status, 'torch._dynamo' in sys.modules)
+"""
+    assert python(code) == "done False"
+
+
 def test_public_names() -> None:
     import transfer
 

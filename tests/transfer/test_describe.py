@@ -17,7 +17,7 @@ from transfer.config import (
     TokensConfig,
     VitConfig,
 )
-from transfer.describe import describe, measure
+from transfer.describe import describe, footprint, measure
 from transfer.families import Family
 
 TOKENS = DataShape(kind="tokens", inputs=(10,), outputs=11)
@@ -42,15 +42,17 @@ def count(model: nn.Module) -> int:
 def test_described_as_measured(
     config: ModelConfig, shape: DataShape, width: int, depth: int
 ) -> None:
-    """Without weights as with weights and an example of random numbers."""
+    """Without weights as with weights and examples of random numbers."""
     family = Family(config, shape)
     if shape.kind == "tokens":
-        x, y = torch.randint(0, shape.outputs, (2, 1, *shape.inputs))
+        x, y = torch.randint(0, shape.outputs, (2, 2, *shape.inputs))
     else:
-        x, y = torch.randn(1, *shape.inputs), torch.randint(0, shape.outputs, (1,))
+        x, y = torch.randn(2, *shape.inputs), torch.randint(0, shape.outputs, (2,))
     model = family.build(width, depth)
     found = measure(model, x, y)
     assert family.describe(width, depth) == found
+    parameters, kept = footprint(lambda: family.build(width, depth), shape)
+    assert (parameters, kept) == (found.parameters, found.activation_bytes)
     assert found.parameters == count(model)
     assert found.flops > 0 and found.activation_bytes > 0
 
@@ -156,9 +158,19 @@ def test_attention_keeps_no_square_matrices() -> None:
     assert depths[1] - depths[0] == depths[0] - short > 0
 
 
+def test_a_model_that_refuses_a_single_example() -> None:
+    shape = DataShape(kind="vectors", inputs=(5,), outputs=3)
+
+    def build() -> nn.Module:
+        return nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
+
+    kept = describe(build, shape).activation_bytes
+    assert kept > 0 and footprint(build, shape)[1] == kept
+
+
 def test_what_a_linear_layer_keeps() -> None:
     """Its input of 5 numbers is not counted; that of the second layer is, once for both readers;
-    the log-softmax of 3 logits and the mean's divisor are kept by the loss."""
+    the loss keeps the log-softmax of 3 logits, and its mean a divisor for the two examples."""
 
     class Twice(nn.Module):
         def __init__(self) -> None:
@@ -171,7 +183,7 @@ def test_what_a_linear_layer_keeps() -> None:
             return self.second(x) + self.third(x)
 
     shape = DataShape(kind="vectors", inputs=(5,), outputs=3)
-    assert describe(Twice, shape).activation_bytes == 4 * (8 + 3 + 1)
+    assert describe(Twice, shape).activation_bytes == 4 * (8 + 3) + 4 // 2
 
 
 def test_frozen_parameters_do_not_count() -> None:

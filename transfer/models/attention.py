@@ -37,10 +37,14 @@ def _has_cudnn(q: Tensor) -> bool:
     return q.is_cuda and half and fits and _fast()
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _fast() -> bool:
     version = torch.backends.cudnn.version() or 0  # type: ignore[no-untyped-call]
     return version >= _CUDNN and torch.cuda.get_device_capability() >= (9, 0)
+
+
+# What torch.compiler.assume_constant_result does after importing the compiler, which takes as long
+# as torch itself.
+vars(_fast)["_dynamo_marked_constant"] = True
 
 
 def _forward(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,6 @@
 """What all LMO optimizers share: settings, copies, and the step around the oracle calls."""
 
+import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -19,6 +20,10 @@ from transfer.optimizers.groups import (
 )
 from transfer.optimizers.jobs import Job
 from transfer.optimizers.numbers import Number
+
+# Torch keeps its compiler away from this method, and imports it to do so: that takes as long as
+# importing torch, in every process that trains.
+_add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
 
 
 class LmoOptimizer(torch.optim.Optimizer):
@@ -99,7 +104,7 @@ class LmoOptimizer(torch.optim.Optimizer):
         if isinstance(param_group, dict):  # torch says what else it wants
             check_keys(param_group)
             check_new(param_group, self.param_groups)
-        super().add_param_group(param_group)
+        _add_param_group(self, param_group)
         try:
             self._check_group(self.param_groups[-1])
         except ValueError:

@@ -90,8 +90,9 @@ class ScionLight(LmoOptimizer):
         self.state[p]["folded"] = True
         p.grad = FoldedGradient.like(p)
 
-    # The compiler cannot trace the stand-ins, and must not meet them in the rest of the step.
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    # The compiler cannot trace the stand-ins, and must not meet them in the rest of the step. It is
+    # what torch.compiler.disable does, but for importing the compiler at once.
+    @torch._disable_dynamo  # type: ignore[attr-defined]
     def _begin(self) -> None:
         for p in self._places:
             if p.grad is not None and not isinstance(p.grad, FoldedGradient):
