@@ -14,9 +14,9 @@ from sweeps.table import StoredRun
 from sweeps.tune import Tuned
 
 _TITLES: dict[Purpose, str] = {
-    "sweep": "sweep stepsizes over sizes",
-    "radii": "vary the radii",
-    "check": "train the size that was not swept",
+    "sweep": "sweep stepsizes",
+    "radii": "vary radii",
+    "check": "train the size not swept",
 }
 
 
@@ -70,18 +70,15 @@ def complete(
     """Tune, then train the planned runs of these purposes that are needed and the table lacks."""
     require_judge(study.experiment, settled)
     tuned = study.tune(runner, reporter, retry_failed)
-    for purpose in purposes:
-        done = set[str]()
-        # What is needed may grow with what came out.
-        while new := [
-            run
-            for run in needed(study, tuned, settled)
-            if run.purpose == purpose and run.config.run_id not in done
-        ]:
-            stage(study, new, runner, reporter, retry_failed)
-            done |= {run.config.run_id for run in new}
-            if purpose != "sweep" or not study.experiment.sweep.adaptive:
-                break
+    done = set[str]()
+    # What is needed may grow with what came out.
+    while new := [
+        run
+        for run in needed(study, tuned, settled)
+        if run.purpose in purposes and run.config.run_id not in done
+    ]:
+        stage(study, new, runner, reporter, retry_failed)
+        done |= {run.config.run_id for run in new}
     study.table.merge()
     return tuned
 
@@ -93,10 +90,10 @@ def stage(
     reporter: Reporter,
     retry_failed: bool = False,
 ) -> dict[str, StoredRun]:
-    """Train the runs of one stage."""
-    if not planned:
-        return study.table.read()
+    """Train runs, whatever they are for, together: no worker waits at the end of each purpose."""
     rows = study.table.read()
     known = sum(run.config.run_id in rows for run in planned)
-    reporter.stage(_TITLES[planned[0].purpose], len(planned), known)
+    purposes = {run.purpose for run in planned}
+    title = ", ".join(text for purpose, text in _TITLES.items() if purpose in purposes)
+    reporter.stage(title, len(planned), known)
     return study.ensure([run.config for run in planned], runner, reporter, retry_failed)
