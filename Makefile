@@ -47,8 +47,7 @@ test: $(VENV)/.installed-dev
 	$(PYTEST) --dist worksteal -m 'not slow and not compile' $(SHAPES)
 
 slow: $(VENV)/.installed-dev
-	$(PYTEST) --maxschedchunk 1 -m slow $(SHAPES)
-	$(PYTEST) -m compile
+	$(PYTEST) --maxschedchunk 1 -m 'slow or compile'
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
