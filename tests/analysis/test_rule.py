@@ -265,6 +265,7 @@ def two_looks(cells: Cells) -> tuple[str, float]:
 
 @pytest.mark.parametrize("seeds", [2, 4])
 @pytest.mark.parametrize("sd", [0.3, 20.0])
+@pytest.mark.slow
 def test_a_look_at_a_part_makes_no_error_more_frequent(sd: float, seeds: int) -> None:
     """Where losses rise away from the optimum."""
     rng = np.random.default_rng(3)

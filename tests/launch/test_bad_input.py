@@ -172,6 +172,7 @@ def test_judging_another_experiment_than_the_study_is_refused(
     assert "preset must be one of" in line
 
 
+@pytest.mark.slow
 def test_more_seeds_halve_the_level(study: Path, command: Command) -> None:
     done = command("run", str(study), "--sweep.seeds", "1", "2", "3", cwd=study.parent)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -201,6 +202,7 @@ def test_names_that_do_not_exist_get_the_nearest(process: Command, tmp_path: Pat
         assert f"did you mean '{near}'?" in one_line(process("run", "near.toml", cwd=tmp_path))
 
 
+@pytest.mark.slow
 def test_a_terminal_without_utf8_loses_nothing(study: Path, process: Command) -> None:
     done = process("verdict", str(study), cwd=study, PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stderr

@@ -105,6 +105,7 @@ def test_stages_one_by_one_give_the_same_as_run(
     pd.testing.assert_frame_equal(frames[0], swept, check_exact=True)
 
 
+@pytest.mark.slow
 def test_an_adaptive_sweep_is_the_part_that_decides(command: Command, tmp_path: Path) -> None:
     """With an epsilon that everything is within, two octaves decide; with a tiny one nothing."""
     wide = SMALL.replace(
@@ -177,6 +178,7 @@ def test_a_diverged_run_is_recorded_and_the_sweep_goes_on(command: Command, tmp_
     assert (runs["status"] != "failed").all()
 
 
+@pytest.mark.slow
 def test_failed_runs_give_exit_code_5_and_are_retried_on_request(
     study: Path, command: Command
 ) -> None:

@@ -20,6 +20,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_all_arms_are_judged_drawn_and_written(command: Command, folder: Path) -> None:
     (folder / "small.toml").write_text(SMALL)
     done = command("coordcheck", "small.toml", cwd=folder)
@@ -59,6 +60,7 @@ def test_outcome_by_exit_code(
     assert {p.name for p in (folder / "here").iterdir()} == {f"coordcheck.{k}" for k in kinds}
 
 
+@pytest.mark.slow
 def test_too_little_to_tell_is_undecided(capsys: pytest.CaptureFixture[str]) -> None:
     few = ["--seeds", "1", "--sweep.widths", "8", "16", "--steps", "1", "--exit-code"]
     assert main(["coordcheck", "digits-mlp", "--arm", "scion", *few]) == 4
@@ -66,6 +68,7 @@ def test_too_little_to_tell_is_undecided(capsys: pytest.CaptureFixture[str]) -> 
     assert "scion: undecided." in out and "too few points" in out
 
 
+@pytest.mark.slow
 def test_a_study_gets_it_into_its_results(folder: Path) -> None:
     data = experiment_to_dict(load_experiment("digits-mlp"))
     data["sweep"]["widths"] = [4, 8]

@@ -145,6 +145,7 @@ def test_mistakes_in_the_models_table(
     assert re.search(message, error) and len(error.splitlines()) == 1, error
 
 
+@pytest.mark.slow
 def test_a_frozen_role_needs_no_rule(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = (folder / "mynet.py").read_text("utf-8")
     frozen = text + "\n\ndef frozen(width, depth):\n    net = build(width, depth)\n"

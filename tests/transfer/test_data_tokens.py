@@ -115,6 +115,7 @@ def test_a_batch_opens_a_shard_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert mapped == 12
 
 
+@pytest.mark.slow
 def test_thousands_of_shards_and_few_descriptors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

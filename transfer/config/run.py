@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from types import UnionType
 from typing import Any, ClassVar, Literal, Union, get_args, get_origin
 
@@ -53,7 +54,9 @@ class ScheduleConfig:
             require(total <= 1, "warmup_fraction + decay_fraction", "at most 1", total)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+# Without slots, for the cached property: everything that plans, looks up or trains runs asks for
+# their ids again and again.
+@dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """One training run: two equal configurations give the same result on the same machine."""
 
@@ -88,7 +91,7 @@ class RunConfig:
             if roles is not None:
                 require_same_roles(self.optimizer.roles, roles)
 
-    @property
+    @cached_property
     def run_id(self) -> str:
         """Hash of the canonical JSON: the same on every machine and in every process."""
         settings = asdict(self)
