@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from analysis.coordinate_plot import plot_coordinates
     from analysis.coordinates import CoordinateCheck, LayerCheck, Slope, check_coordinates
     from analysis.curves import Curve, Drift, build_curves, fit_drift
+    from analysis.groups import verdicts
     from analysis.load import read_table, tidy
     from analysis.plots import Panel, plot_curves, plot_scaling
     from analysis.radii import plot_radii
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from analysis.style import save
 
 _MODULES = (
-    *("claims", "coordinate_plot", "coordinates", "curves", "load", "plots", "radii", "result"),
-    *("rule", "style"),
+    *("claims", "coordinate_plot", "coordinates", "curves", "groups", "load", "plots", "radii"),
+    *("result", "rule", "style"),
 )
 _HOME = {
     "Comparison": "result",
@@ -51,6 +52,7 @@ _HOME = {
     "save": "style",
     "tidy": "load",
     "verdict": "claims",
+    "verdicts": "groups",
 }
 
 __all__ = [
@@ -80,6 +82,7 @@ __all__ = [
     "save",
     "tidy",
     "verdict",
+    "verdicts",
 ]
 
 

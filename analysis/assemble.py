@@ -76,11 +76,14 @@ def assemble(
     columns: Sequence[str],
     curves: Sequence[Curve],
     drift: Drift | None,
+    maximise: bool = False,
     **rest: Any,
 ) -> Verdict:
     """Join a judgement and the curves it belongs to; `rest` are the verdict's other fields."""
-    by_size = {c.size: c for c in curves}
-    rows = tuple(_row(j, cells, reference, columns, by_size.get(j.size)) for j in judgement.sizes)
+    by_size, sign = {c.size: c for c in curves}, -1 if maximise else 1
+    rows = tuple(
+        _row(j, cells, reference, columns, by_size.get(j.size), sign) for j in judgement.sizes
+    )
     sets = [set(c.near_optimal) for c in curves]
     return Verdict(
         transferred=dict(zip(columns, reference, strict=True)),
@@ -91,6 +94,7 @@ def assemble(
         comparisons=tuple(_comparison(c, columns, judgement.level) for c in judgement.cells),
         drift=drift,
         near_optimal=tuple(sorted(set.intersection(*sets))) if sets else (),
+        maximise=maximise,
         **rest,
     )
 
@@ -101,6 +105,7 @@ def _row(
     reference: Point,
     columns: Sequence[str],
     curve: Curve | None,
+    sign: int,
 ) -> SizeRow:
     ours = {s: list(losses.values()) for (w, s), losses in cells.items() if w == j.size}
     means = {s: float(np.mean(v)) for s, v in ours.items()}
@@ -110,11 +115,15 @@ def _row(
     lowest = min(alive.values(), default=math.inf)
     ties = [s for s, m in alive.items() if m <= tied(lowest)]
     best = first if first in ties else next(iter(ties), None)
+    unit = abs(alive[best]) if best is not None else 0.0
+    share, lower, upper = (
+        v / unit if v is not None and unit else None for v in (j.regret, j.lower, j.upper)
+    )
     return SizeRow(
         size=j.size,
         best_x=None if best is None else best[-1],
-        best_loss=None if best is None else alive[best],
-        loss_at_transferred=finite(means[reference]),
+        best_loss=None if best is None else sign * alive[best],
+        loss_at_transferred=finite(sign * means[reference]),
         regret=j.regret,
         regret_lower=j.lower,
         regret_upper=j.upper,
@@ -126,6 +135,9 @@ def _row(
         near_optimal=curve.near_optimal if curve else (),
         num_diverged=sum(not math.isfinite(v) for values in ours.values() for v in values),
         num_runs=sum(map(len, ours.values())),
+        regret_share=share,
+        regret_share_lower=lower,
+        regret_share_upper=upper,
     )
 
 

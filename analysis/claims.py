@@ -35,8 +35,8 @@ DEFAULT_EPSILON = 0.005
 def verdict(
     df: pd.DataFrame,
     *,
-    transferred: float | None,
-    epsilon: float | None,
+    transferred: float | None = None,
+    epsilon: float | None = None,
     x: str = "stepsize",
     y: str = "val_loss",
     size: str = "width",
@@ -47,18 +47,19 @@ def verdict(
     level: float = 0.05,
     x_limit: float | None = None,
     num_planned: int | None = None,
+    maximise: bool = False,
 ) -> Verdict:
     """Judge whether one value of `x` may be used at every size of the table.
 
-    Lower `y` is better. A run diverged where its status says so, or where `y`
-    is missing or not finite.
+    A run diverged where its status says so, or where `y` is missing or not
+    finite.
 
     Args:
         df: One row per run, one group.
         transferred: The value to judge, a grid point at every size; None: the
             grid argmin of the smallest size.
-        epsilon: Difference of `y` that matters; None: 0.5 % of the best loss
-            at the smallest size, which must then be positive.
+        epsilon: Difference of `y` that matters; None: 0.5 % of the best `y`
+            at the smallest size, which must then not be 0.
         x, y, size, seed, group, status: Column names, as in load.tidy. The
             default seed and status columns may be missing: then every run has
             seed 0, and only `y` tells which runs diverged.
@@ -70,15 +71,17 @@ def verdict(
             which of them were run. "does not transfer" is then corrected for all of them, as
             they may be run after a look at these; "transfers" presumes that none of the others
             is the best of its size.
+        maximise: Whether higher `y` is better, as for an accuracy.
 
     Raises:
         ValueError: a column is missing or malformed, the table holds several
             groups, `transferred` is missing at some size, a column of `fixed`
             is not constant, or `x_limit` lies below a grid point.
     """
-    table = tidy(df, x=x, y=y, size=size, seed=seed, group=group, status=status)
+    columns: dict[str, Any] = {"x": x, "y": y, "size": size, "seed": seed, "status": status}
+    table = tidy(df, group=group, maximise=maximise, **columns)
     name = _one_group(table, group)
-    notes = _load_notes(table, y)
+    notes = _load_notes(table, y, maximise)
     epsilon, note = _epsilon(table, epsilon)
     notes += note
     curves = build_curves(table, epsilon=epsilon, x_limit=x_limit, prefer=transferred)
@@ -110,7 +113,7 @@ def verdict(
     return assemble(
         judgement, cells, at, [x], curves, drift,
         status=ruling, reason=text, group=name, hyperparameter=x, metric=y, size_name=size,
-        next_runs=runs, fixed=fixed_axes(df, fixed), notes=tuple(notes),
+        next_runs=runs, fixed=fixed_axes(df, fixed), notes=tuple(notes), maximise=maximise,
     )  # fmt: skip
 
 
@@ -257,11 +260,11 @@ def _one_group(table: pd.DataFrame, column: str | None) -> str:
     return str(names[0])
 
 
-def _load_notes(table: pd.DataFrame, y: str) -> list[str]:
+def _load_notes(table: pd.DataFrame, y: str, maximise: bool = False) -> list[str]:
     failed = table.attrs["num_failed"]
     notes = [f"{failed} failed runs left out"] if failed else []
-    if "acc" in y.lower():
-        notes.append(f"lower {y} is taken as better; if higher is, negate it or give its error")
+    if "acc" in y.lower() and not maximise:
+        notes.append(f"lower {y} is taken as better; if higher is, say maximise")
     return notes
 
 
@@ -272,9 +275,9 @@ def _epsilon(table: pd.DataFrame, epsilon: float | None) -> tuple[float, list[st
         return epsilon, []
     small = table[table["size"] == table["size"].min()]
     best = float(small.groupby("x")["loss"].mean().min())
-    if not best > 0:
-        raise ValueError(f"epsilon must be given where the best loss is not positive, got {best}")
-    return DEFAULT_EPSILON * best, ["epsilon is 0.5 % of the best loss at the smallest size"]
+    if not (best and math.isfinite(best)):
+        raise ValueError(f"epsilon must be given where the best loss is 0 or missing, got {best}")
+    return DEFAULT_EPSILON * abs(best), ["epsilon is 0.5 % of the best at the smallest size"]
 
 
 def _tuned(curve: Curve, x: str, size: str) -> tuple[float, list[str]]:

@@ -74,6 +74,9 @@ class Drift:
     high: float | None
     num_sizes: int
     num_censored: int
+    left_out_low: float | None = None
+    """Smallest and largest slope with any one size left out; None below three sizes."""
+    left_out_high: float | None = None
 
     @property
     def exponent(self) -> float:
@@ -154,17 +157,28 @@ def fit_drift(curves: Sequence[Curve]) -> Drift | None:
         return None
     sizes = np.log2([c.size for c in usable])
     optima = np.array([c.optimum_log2 for c in usable])
-    centred = sizes - sizes.mean()
-    spread = float(centred @ centred)
-    slope = float(centred @ optima) / spread
-    intercept = float(optima.mean() - slope * sizes.mean())
+    slope, intercept, spread = _line(sizes, optima)
     low = high = None
+    others: list[float] = []
     if num >= 3:
         rest = optima - intercept - slope * sizes
         df = len(usable) - 2
         half = t_quantile(df, 0.5 + _COVERAGE / 2) * math.sqrt(float(rest @ rest) / df / spread)
         low, high = slope - half, slope + half
-    return Drift(slope, intercept, low, high, num, len(curves) - len(usable))
+        kept = [sizes != left_out for left_out in np.unique(sizes)]
+        others = [_line(sizes[k], optima[k])[0] for k in kept]
+    return Drift(
+        slope, intercept, low, high, num, len(curves) - len(usable),
+        min(others, default=None), max(others, default=None),
+    )  # fmt: skip
+
+
+def _line(x: Array, y: Array) -> tuple[float, float, float]:
+    """Return slope, intercept, and the sum of squares of x about its mean."""
+    centred = x - x.mean()
+    spread = float(centred @ centred)
+    slope = float(centred @ y) / spread
+    return slope, float(y.mean() - slope * x.mean()), spread
 
 
 def smooth_noise(curves: Sequence[Curve], epsilon: float) -> Noise:

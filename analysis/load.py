@@ -83,6 +83,7 @@ def tidy(
     seed: str | None = None,
     group: str | None = None,
     status: str | None = None,
+    maximise: bool = False,
 ) -> pd.DataFrame:
     """Validate a table of runs and return its canonical form.
 
@@ -91,15 +92,16 @@ def tidy(
     Args:
         df: One row per run.
         x: Column of the hyperparameter; positive numbers.
-        y: Column of the metric, lower is better. NaN, inf or missing: diverged.
+        y: Column of the metric. NaN, inf or missing: diverged.
         size: Column of the model size; positive numbers.
         seed: Column of the seed, integers; None: every run has seed 0.
         group: Column that separates curves (an optimizer); None: one group "".
         status: Column with "done", "diverged" or "failed"; None: every run is
             "done", or "diverged" where the metric is not finite.
+        maximise: Whether higher is better, as for an accuracy.
 
     Returns:
-        Columns group, size, x, seed, loss, sorted by the first four;
+        Columns group, size, x, seed, loss (the metric, or its negative), sorted by the first four;
         `.attrs["num_failed"]` counts the rows with status "failed".
 
     Raises:
@@ -118,11 +120,13 @@ def tidy(
             "size": _size(kept, size),
             "x": snap(_positive(kept, x)),
             "seed": _seed(kept, seed),
-            "loss": _loss(kept, y, state[state != "failed"]),
+            "loss": _loss(kept, y, state[state != "failed"]) * (-1 if maximise else 1),
         },
         index=kept.index,
     )
-    out = _collapse(out[list(CANONICAL)]).sort_values(
+    given = {"group": group, "size": size, "x": x, "seed": seed, "loss": y}
+    names = {key: str(name) for key, name in given.items() if name is not None}
+    out = _collapse(out[list(CANONICAL)], kept, names).sort_values(
         ["group", "size", "x", "seed"], ignore_index=True
     )
     out.attrs["num_failed"] = int((state == "failed").sum())
@@ -203,17 +207,26 @@ def _loss(df: pd.DataFrame, column: str, state: "pd.Series[str]") -> "pd.Series[
     return values.where(np.isfinite(values) & (state != "diverged"))
 
 
-def _collapse(out: pd.DataFrame) -> pd.DataFrame:
-    """Drop exact copies of a run; two results for one run are an error."""
-    out = out.drop_duplicates()
+def _collapse(out: pd.DataFrame, given: pd.DataFrame, names: dict[str, str]) -> pd.DataFrame:
+    """Drop exact copies of a run; two results for one run are an error.
+
+    Args:
+        out: Canonical rows, not yet sorted.
+        given: The rows they come from, of the same index.
+        names: What the canonical columns are called there.
+    """
+    unique = out.drop_duplicates()
     key = ["group", "size", "x", "seed"]
-    twice = out[out.duplicated(key, keep=False)]
+    twice = unique[unique.duplicated(key, keep=False)]
     if twice.empty:
-        return out
-    one = twice.iloc[0]
-    same = twice[(twice[key] == one[key]).all(axis=1)]
+        return unique
+    same = twice[(twice[key] == twice.iloc[0][key]).all(axis=1)]
+    run = ", ".join(f"{names[k]} {same.iloc[0][k]}" for k in key if k in names)
+    rows = given.loc[same.index]
+    differ = [str(c) for c in rows.columns if rows[c].astype(str).nunique() > 1]
+    differ = [c for c in differ if c != names["loss"]]
+    hint = f"they differ in {', '.join(differ[:6])}: " if differ else ""
     raise ValueError(
-        f"one run has {len(same)} different results {same['loss'].tolist()}: "
-        + ", ".join(f"{k} {one[k]!r}" for k in key)
-        + "; filter the table, name a seed column, or name the column that separates the groups"
+        f"one run has {len(same)} different results {same['loss'].tolist()}: {run}; {hint}"
+        "filter the table, name a seed column, or name the column that separates the groups"
     )

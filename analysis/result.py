@@ -39,6 +39,10 @@ class SizeRow:
     near_optimal: tuple[float, ...]
     num_diverged: int
     num_runs: int
+    regret_share: float | None = None
+    """Regret and its bounds as shares of the best metric's magnitude."""
+    regret_share_lower: float | None = None
+    regret_share_upper: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +83,8 @@ class Verdict:
     epsilon: float
     metric: str
     size_name: str
+    maximise: bool = False
+    """Whether more of the metric is better: regrets and differences are then of its negative."""
     num_seeds: int
     """Fewest paired seeds of any cell that was compared."""
     level: float

@@ -47,10 +47,11 @@ COMMANDS: dict[str, Command] = {
         example="lmo-transfer sweep studies/digits-mlp",
     ),
     "verdict": Command(
-        help="judge a finished sweep",
-        text="Judge a finished sweep: does the tuned setting transfer? Trains nothing. Exit code "
-        "0; with --exit-code 0 if the first arm transfers, 3 if not, 4 if undecided.",
-        example="lmo-transfer verdict studies/digits-mlp",
+        help="judge a finished sweep, or anybody's table of runs",
+        text="Judge a finished sweep, or FILE.csv, .parquet or .jsonl with one row a run: does the "
+        "tuned setting transfer? Trains nothing. With --exit-code the exit code is 0 if the first "
+        "arm or group transfers, 3 if not, 4 if undecided.",
+        example="lmo-transfer verdict sweep.csv --x lr --y loss --size width --epsilon 0.01",
         fields=False,
     ),
     "plot": Command(
@@ -195,6 +196,7 @@ def _add_options(made: argparse.ArgumentParser, name: str) -> None:
     if name == "verdict":
         made.add_argument("--exit-code", action="store_true", help="tell the verdict by exit code")
         made.add_argument("--json", action="store_true", help="print the verdict as JSON")
+        _add_table_options(made)
     if name == "describe":
         made.add_argument("--json", action="store_true", help="print it as JSON")
     if name == "export":
@@ -219,6 +221,22 @@ def _add_options(made: argparse.ArgumentParser, name: str) -> None:
         _add_tokenize_options(made)
     if name in ("show", "train"):
         made.add_argument("--fields", action="store_true", help="explain every field")
+
+
+def _add_table_options(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--x", metavar="COLUMN", help="of a table: hyperparameter (stepsize)")
+    made.add_argument("--y", metavar="COLUMN", help="metric (val_loss); missing: diverged")
+    made.add_argument("--size", metavar="COLUMN", help="what grows (width)")
+    made.add_argument("--seed", metavar="COLUMN", help="seed (seed, if there is one)")
+    made.add_argument("--group", metavar="COLUMN", help="what is judged apart, as optimizers")
+    made.add_argument(
+        "--epsilon", type=float, metavar="E", help="difference that matters (0.5 %% of the best)"
+    )
+    made.add_argument(
+        "--transferred", type=float, metavar="X", help="value to judge (best at smallest size)"
+    )
+    made.add_argument("--level", type=float, metavar="P", help="chance of a wrong claim (0.05)")
+    made.add_argument("--maximise", action="store_true", default=None, help="more is better")
 
 
 def _add_tokenize_options(made: argparse.ArgumentParser) -> None:

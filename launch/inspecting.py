@@ -9,12 +9,15 @@ from launch.sources import existing_study, experiment_of, quoted, train_with
 
 
 def verdict(options: argparse.Namespace) -> int:
-    """Judge a finished sweep."""
+    """Judge a finished sweep or a table."""
     import json
 
-    from launch import pipeline, report
+    from launch import pipeline, report, tables
     from launch.console import make_console
 
+    if tables.is_table(options.source):
+        return tables.judge_table(options)
+    tables.require_no_flags(options)
     done = pipeline.finished(existing_study(options))
     verdicts = pipeline.judge(done)
     if options.json:
@@ -25,10 +28,8 @@ def verdict(options: argparse.Namespace) -> int:
         report.print_verdicts(console, verdicts)  # before writing: a folder may be read-only
         report.print_files(console, [pipeline.write_verdicts(done, verdicts)])
         report.print_next(console, f"{PROG} plot {quoted(done.study.folder)}")
-    if not options.exit_code:
-        return DONE
     first = next(iter(verdicts.values()))["stepsize"].status
-    return {"transfers": 0, "does not transfer": 3}.get(first, 4)
+    return tables.exit_code(first) if options.exit_code else DONE
 
 
 def plot(options: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ from rich.table import Table
 from sweeps.tune import Tuned
 
 if TYPE_CHECKING:
-    from analysis import Verdict
+    from analysis import Drift, Verdict
     from launch.pipeline import Finished
 
 
@@ -55,51 +55,72 @@ def print_tuned(console: Console, tuned: Mapping[str, Tuned]) -> None:
             )
 
 
-def print_verdicts(console: Console, verdicts: Mapping[str, Mapping[str, "Verdict"]]) -> None:
-    """Print every arm's verdict: a table of sizes, then its sentences."""
-    for arm, claims in verdicts.items():
+def print_verdicts(
+    console: Console, verdicts: Mapping[str, Mapping[str, "Verdict"]], *, of_study: bool = True
+) -> None:
+    """Print the verdict of every arm or group: a table of sizes, then its sentences."""
+    for name, claims in verdicts.items():
+        main = next(iter(claims.values()))
         console.print()
-        console.print(_verdict_table(arm, claims["stepsize"]))
+        console.print(_verdict_table(name, main))
         for claim, verdict in claims.items():
             console.print(f"{claim}: {verdict.status}. {verdict.reason}", markup=False)
             for note in verdict.notes:
                 console.print(f"  note: {note}", markup=False)
-            for run in verdict.next_runs[:_MAX_NEXT]:
-                moved = {k: v for k, v in run.comparator.items() if v != verdict.transferred[k]}
-                named = ", ".join(f"{k} {power_of_two(v)}" for k, v in moved.items())
-                setting = named or "the transferred setting"
-                console.print(
-                    f"  would decide it: {run.more_seeds} more seeds at {verdict.size_name} "
-                    f"{run.size:g}, {setting}",
-                    markup=False,
-                )
-            if len(verdict.next_runs) > _MAX_NEXT:
-                console.print(f"  and {len(verdict.next_runs) - _MAX_NEXT} more in verdict.json")
-            if verdict.next_runs:
-                console.print(
-                    "  more seeds everywhere: add numbers to --sweep.seeds (halves the level)",
-                    markup=False,
-                )
-        drift = claims["stepsize"].drift
-        if drift is not None:
-            console.print(f"drift of the optimum: {_drift(drift)}", markup=False)
+            _print_next_runs(console, verdict, of_study)
+        if main.drift is not None:
+            console.print(f"drift of the optimum: {_drift(main.drift)}", markup=False)
 
 
-def _drift(drift: Any) -> str:
+def _print_next_runs(console: Console, verdict: "Verdict", of_study: bool) -> None:
+    from analysis.words import setting
+
+    for run in verdict.next_runs[:_MAX_NEXT]:
+        moved = {k: v for k, v in run.comparator.items() if v != verdict.transferred[k]}
+        console.print(
+            f"  would decide it: {run.more_seeds} more seeds at {verdict.size_name} "
+            f"{run.size:g}, {setting(moved) or 'the transferred setting'}",
+            markup=False,
+        )
+    if len(verdict.next_runs) > _MAX_NEXT:
+        where = "in verdict.json" if of_study else "with --json"
+        console.print(f"  and {len(verdict.next_runs) - _MAX_NEXT} more {where}", markup=False)
+    if verdict.next_runs and of_study:
+        console.print(
+            "  more seeds everywhere: add numbers to --sweep.seeds (halves the level)", markup=False
+        )
+
+
+def print_fixed(console: Console, verdict: "Verdict") -> None:
+    """Name what did not vary."""
+    if verdict.fixed:
+        named = ", ".join(f"{name} {value}" for name, value in verdict.fixed.items())
+        console.print(f"holds for: {named}", markup=False)
+
+
+def _drift(drift: "Drift") -> str:
     text = f"{drift.slope:+.2f} octaves per doubling"
     if drift.low is None or drift.high is None:
         return text
-    return f"{text} (95 % interval {drift.low:+.2f} … {drift.high:+.2f})"
+    text += f" (95 % interval {drift.low:+.2f} … {drift.high:+.2f}"
+    if drift.left_out_low is not None and drift.left_out_high is not None:
+        text += f"; without any one size {drift.left_out_low:+.2f} … {drift.left_out_high:+.2f}"
+    return text + ")"
 
 
-def _verdict_table(arm: str, verdict: "Verdict") -> Table:
-    stepsize = power_of_two(verdict.transferred["stepsize"])
-    table = Table(
-        title=f"{arm}, transferred stepsize {stepsize}, epsilon {verdict.epsilon:g}, "
-        f"level {verdict.level:g}",
-        title_justify="left",
-    )
-    for head in (verdict.size_name, "best at", "best loss", "transferred", "regret", "at most"):
+def _verdict_table(name: str, verdict: "Verdict") -> Table:
+    import math
+
+    from analysis import words
+
+    def at(value: float | None) -> str:
+        return "-" if value is None else words.number(value)
+
+    moved = words.setting(verdict.transferred)
+    title = f"transferred {moved}, epsilon {verdict.epsilon:.4g}, level {verdict.level:g}"
+    table = Table(title=f"{name}, {title}" if name else title, title_justify="left")
+    best = "best" if verdict.maximise else "best loss"
+    for head in (verdict.size_name, "best at", best, "transferred", "regret", "at most"):
         table.add_column(head, justify="right", no_wrap=True)
     for head in ("optimum (log2)", "interval"):
         table.add_column(head, justify="right", no_wrap=True)
@@ -107,14 +128,15 @@ def _verdict_table(arm: str, verdict: "Verdict") -> Table:
         known = row.optimum_log2 is not None and row.censored is None
         interval = known and row.optimum_low is not None
         beyond = {"below": "≤ ", "above": "≥ ", None: ""}[row.censored]
+        edge = "-" if row.best_x is None else f"{beyond}{math.log2(row.best_x):.2f}"
         table.add_row(
             f"{row.size:g}",
-            power_of_two(row.best_x),
+            at(row.best_x),
             number(row.best_loss),
             number(row.loss_at_transferred),
             number(row.regret),
             number(row.regret_upper),
-            number(row.optimum_log2, 2) if known else beyond + power_of_two(row.best_x)[2:],
+            number(row.optimum_log2, 2) if known else edge,
             f"{row.optimum_low:.2f} … {row.optimum_high:.2f}" if interval else "-",
         )
     return table

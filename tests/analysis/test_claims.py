@@ -58,6 +58,8 @@ def test_same_optimum_transfers() -> None:
         assert row.best_x == 0.125 and row.regret == 0.0 and row.censored is None
         assert row.regret_upper is not None and row.regret_upper <= EPSILON
         assert (row.num_runs, row.num_diverged) == (24, 0)
+        assert row.best_loss is not None and row.regret_share == 0.0
+        assert row.regret_share_upper == row.regret_upper / row.best_loss
     assert v.near_optimal == (0.125,) and v.next_runs == ()
     assert "every width from 32 to 256" in v.reason
 

@@ -130,12 +130,15 @@ def test_drift_interval_by_hand() -> None:
     assert drift is not None and drift.low is not None and drift.high is not None
     assert drift.slope == pytest.approx(-0.69, abs=1e-6)
     assert drift.high - drift.slope == pytest.approx(4.3027 * math.sqrt(0.067 / 2 / 5), rel=0.02)
+    # Without the largest size, and without the smallest.
+    assert (drift.left_out_low, drift.left_out_high) == pytest.approx((-0.8, -0.55), abs=1e-6)
 
 
 def test_two_sizes_have_a_slope_and_no_interval() -> None:
     drift = fit_drift(_curves(_rows({32: -2.0, 128: -3.0})))
     assert drift is not None and drift.slope == pytest.approx(-0.5)
     assert drift.low is None and drift.high is None and not drift.excludes_zero
+    assert drift.left_out_low is None and drift.left_out_high is None
 
 
 def test_censored_sizes_are_left_out_of_the_fit() -> None:

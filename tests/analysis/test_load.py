@@ -123,7 +123,9 @@ def test_copies_collapse_and_contradictions_raise() -> None:
     twice = pd.concat([df, df.iloc[[2]]], ignore_index=True)
     assert len(tidy(twice, x="lr", y="loss", size="width", seed="seed")) == 4
     twice.loc[4, "loss"] = 9.0
-    with pytest.raises(ValueError, match=r"2 different results \[3\.0, 9\.0\].*size.*64"):
+    with pytest.raises(
+        ValueError, match=r"2 different results \[3\.0, 9\.0\]: width 64, lr .*, seed"
+    ):
         tidy(twice, x="lr", y="loss", size="width", seed="seed")
 
 

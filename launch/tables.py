@@ -1,0 +1,51 @@
+"""Verdicts on a table of runs that was not made here."""
+
+import argparse
+import json
+from pathlib import Path
+
+from launch.commands import DONE, UsageError
+
+FLAGS = ("x", "y", "size", "seed", "group", "epsilon", "transferred", "level", "maximise")
+"""Options of `verdict` that say what a table holds; a study knows it."""
+
+
+def is_table(source: str | None) -> bool:
+    """Whether a source is a table of runs: other files are experiments, and so are folders."""
+    from analysis.load import READABLE
+
+    return source is not None and Path(source).suffix.lower() in READABLE
+
+
+def require_no_flags(options: argparse.Namespace) -> None:
+    """Raise UsageError for an option that only a table needs."""
+    for name in FLAGS:
+        if getattr(options, name):
+            raise UsageError(f"--{name} is for a table of runs (FILE.csv): a study knows its own")
+
+
+def judge_table(options: argparse.Namespace) -> int:
+    """Judge a table and print what came out."""
+    from analysis import read_table, verdicts
+    from launch import report
+    from launch.console import make_console
+
+    if options.study:
+        raise UsageError(f"--study is for studies, and {options.source} is a table of runs")
+    named = {name: getattr(options, name) for name in FLAGS if getattr(options, name) is not None}
+    found = verdicts(read_table(options.source), **named)
+    if options.json:
+        groups = {name: verdict.to_dict() for name, verdict in found.items()}
+        print(json.dumps({"table": options.source, "groups": groups}, indent=2))
+    else:
+        console = make_console()
+        for name, verdict in found.items():
+            claims = {verdict.hyperparameter: verdict}
+            report.print_verdicts(console, {name: claims}, of_study=False)
+            report.print_fixed(console, verdict)
+    return exit_code(next(iter(found.values())).status) if options.exit_code else DONE
+
+
+def exit_code(status: str) -> int:
+    """Return what --exit-code tells."""
+    return {"transfers": DONE, "does not transfer": 3}.get(status, 4)

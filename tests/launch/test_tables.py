@@ -1,0 +1,102 @@
+"""`verdict` on a table of runs that was not made here."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.analysis.test_groups import two_groups
+from tests.launch.conftest import Command, one_line
+
+NAMED = ("--x", "lr", "--y", "loss", "--size", "params", "--seed", "rep", "--epsilon", "0.005")
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> pd.DataFrame:
+    """Return a foreign table; it is in the folder as sweep.csv too."""
+    names = {"stepsize": "lr", "val_loss": "loss", "width": "params", "seed": "rep"}
+    df = two_groups().rename(columns=names).drop(columns=["status"])
+    df.to_csv(tmp_path / "sweep.csv", index=False)
+    return df
+
+
+def test_every_format_gives_the_same(table: pd.DataFrame, tmp_path: Path, command: Command) -> None:
+    table.to_parquet(tmp_path / "sweep.parquet")
+    table.to_json(tmp_path / "sweep.jsonl", orient="records", lines=True, double_precision=15)
+    named = (*NAMED, "--group", "optimizer")
+    printed = {
+        ending: command("verdict", f"sweep.{ending}", *named, cwd=tmp_path)
+        for ending in ("csv", "parquet", "jsonl")
+    }
+    assert {done.returncode for done in printed.values()} == {0}
+    assert len({done.stdout for done in printed.values()}) == 1
+    text = printed["csv"].stdout
+    assert "lr: does not transfer." in text and "lr: transfers." in text
+    assert "holds for: depth 3, batch 32" in text and "--sweep.seeds" not in text
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "sweep.csv",
+        "sweep.jsonl",
+        "sweep.parquet",
+    ], "nothing is written"
+
+
+@pytest.mark.parametrize(
+    ("chosen", "extra", "code"),
+    [
+        ("scion", (), 0),
+        ("adamw", (), 3),
+        ("one size", (), 4),
+        ("scion", ("--transferred", "0.25"), 3),
+    ],
+)
+def test_exit_codes(
+    table: pd.DataFrame,
+    tmp_path: Path,
+    command: Command,
+    chosen: str,
+    extra: tuple[str, ...],
+    code: int,
+) -> None:
+    parts = {
+        "scion": table["optimizer"] == "scion",
+        "adamw": table["optimizer"] == "adamw",
+        "one size": (table["optimizer"] == "scion") & (table["params"] == 32),
+    }
+    table[parts[chosen]].to_csv(tmp_path / "one.csv", index=False)
+    done = command("verdict", "one.csv", *NAMED, "--exit-code", *extra, cwd=tmp_path)
+    assert done.returncode == code, done.stdout + done.stderr
+
+
+def test_json_and_more_is_better(table: pd.DataFrame, tmp_path: Path, command: Command) -> None:
+    table.assign(loss=1 - table["loss"]).to_csv(tmp_path / "accuracy.csv", index=False)
+    options = (*NAMED, "--group", "optimizer", "--maximise", "--level", "0.01", "--json")
+    done = command("verdict", "accuracy.csv", *options, cwd=tmp_path)
+    found = json.loads(done.stdout)
+    assert found["table"] == "accuracy.csv" and [*found["groups"]] == ["adamw", "scion"]
+    scion = found["groups"]["scion"]
+    assert scion["status"] == "transfers" and scion["maximise"] and scion["level"] == 0.01
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("missing.csv",), "must be an existing file, got 'missing.csv'"),
+        (("sweep.csv", "--x", "lrr"), "no column 'lrr'; did you mean 'lr'?"),
+        (("sweep.csv", *NAMED), "they differ in optimizer, batch: filter the table"),
+        (("sweep.csv", *NAMED, "--group", "depht"), "no column 'depht'; did you mean 'depth'?"),
+        (
+            ("sweep.csv", *NAMED, "--group", "optimizer", "--epsilon", "0"),
+            "epsilon must be a positive",
+        ),
+        (("sweep.csv", *NAMED, "--epsilon", "small"), "argument --epsilon: invalid float value"),
+        (("sweep.csv", *NAMED, "--study", "mine"), "--study is for studies, and sweep.csv is"),
+        (("digits-mlp", "--x", "lr"), "--x is for a table of runs"),
+        (("digits-mlp", "--maximise"), "--maximise is for a table of runs"),
+        (("sweep.csv", *NAMED, "--train.steps", "3"), "verdict does not take '--train.steps 3'"),
+    ],
+)
+def test_bad_input(
+    table: pd.DataFrame, tmp_path: Path, command: Command, arguments: tuple[str, ...], message: str
+) -> None:
+    assert message in one_line(command("verdict", *arguments, cwd=tmp_path))
