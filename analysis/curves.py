@@ -202,20 +202,21 @@ class _Grid:
     def __init__(
         self, rows: pd.DataFrame, epsilon: float, x_limit: float | None, prefer: float | None
     ) -> None:
-        first = rows.iloc[0]
-        self.group, self.size = str(first["group"]), first["size"].item()
+        self.group, self.size = str(rows["group"].iloc[0]), rows["size"].iloc[0].item()
+        x, seeds, loss = (rows[c].to_numpy() for c in ("x", "seed", "loss"))
+        self.x, at = np.unique(x.astype(float), return_inverse=True)
+        names, column = np.unique(seeds, return_inverse=True)
         # Seeds in columns: a missing run is NaN like a diverged one, so they are counted apart.
-        losses = rows.pivot(index="x", columns="seed", values="loss")
-        cells = rows.groupby("x")["loss"]
-        self.x: Array = losses.index.to_numpy(dtype=float)
-        self.losses: Array = losses.to_numpy(dtype=float)
-        self.num_seeds: Ints = cells.size().to_numpy(dtype=np.int64)
-        alive: Ints = cells.count().to_numpy(dtype=np.int64)
-        self.num_diverged: Ints = self.num_seeds - alive
+        self.losses: Array = np.full((self.x.size, names.size), np.nan)
+        self.losses[at, column] = loss
+        self.num_seeds: Ints = np.bincount(at)
+        alive = np.isfinite(self.losses)
+        self.num_diverged: Ints = self.num_seeds - alive.sum(axis=1)
         ok = self.num_diverged == 0
-        self.mean: Array = np.where(ok, cells.mean().to_numpy(dtype=float), np.nan)
-        self.low: Array = np.where(ok, cells.min().to_numpy(dtype=float), np.nan)
-        self.high: Array = np.where(ok, cells.max().to_numpy(dtype=float), np.nan)
+        total = np.where(alive, self.losses, 0.0).sum(axis=1)
+        self.mean: Array = np.where(ok, total / self.num_seeds, np.nan)
+        self.low: Array = np.where(ok, np.fmin.reduce(self.losses, axis=1), np.nan)
+        self.high: Array = np.where(ok, np.fmax.reduce(self.losses, axis=1), np.nan)
         self.finite: Ints = np.flatnonzero(ok)
         self.at_limit = x_limit is not None and same_x(self.x[-1], x_limit)
         self.argmin = self._argmin(prefer)
