@@ -5,8 +5,9 @@ PIP_FLAGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-# OMP and MKL would take every core in each of several processes otherwise.
-TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+# OMP and MKL would take every core in each of several processes otherwise; and hundreds of processes
+# would each compile what they import, where bytecode must not be written.
+TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=
 
 .PHONY: help demo test slow check format clean
 help:
