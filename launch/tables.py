@@ -20,7 +20,7 @@ def is_table(source: str | None) -> bool:
 def require_no_flags(options: argparse.Namespace) -> None:
     """Raise UsageError for an option that only a table needs."""
     for name in FLAGS:
-        if getattr(options, name):
+        if getattr(options, name) is not None:
             raise UsageError(f"--{name} is for a table of runs (FILE.csv): a study knows its own")
 
 

@@ -93,6 +93,7 @@ def test_json_and_more_is_better(table: pd.DataFrame, tmp_path: Path, command: C
         (("sweep.csv", *NAMED, "--study", "mine"), "--study is for studies, and sweep.csv is"),
         (("digits-mlp", "--x", "lr"), "--x is for a table of runs"),
         (("digits-mlp", "--maximise"), "--maximise is for a table of runs"),
+        (("digits-mlp", "--epsilon", "0"), "--epsilon is for a table of runs"),
         (("sweep.csv", *NAMED, "--train.steps", "3"), "verdict does not take '--train.steps 3'"),
     ],
 )
