@@ -34,7 +34,7 @@ def verdicts(
     """
     names: dict[str, Any] = {"x": x, "y": y, "size": size, "seed": seed, "status": status}
     require_columns(df, [] if group is None else [group])
-    used = {str(name) for name in (*names.values(), group)}
+    used = {name for name in (*names.values(), group) if name is not None}
     found: dict[str, Verdict] = {}
     for name, rows in _parts(df, group):
         fixed = [c for c in rows.columns if c not in used and _constant(rows[c])]

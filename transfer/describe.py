@@ -70,8 +70,9 @@ def footprint(build: Callable[[], nn.Module], shape: DataShape) -> tuple[int, in
         ValueError: the model cannot be run.
     """
     try:
-        model = build()
-        return sum(_sizes(model).values()), _forward(model, *_examples(shape))[1]
+        with torch.random.fork_rng(devices=[]):  # the caller's generator is not ours to advance
+            model = build()
+            return sum(_sizes(model).values()), _forward(model, *_examples(shape))[1]
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"the model cannot be trained on two examples: {reason}") from error

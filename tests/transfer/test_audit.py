@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import transfer
 from transfer import (
     DEFAULT_RULES,
     Almond,
@@ -21,6 +20,7 @@ from transfer import (
     parameter_groups,
     stated_table,
 )
+from transfer.auditing import AuditRow
 
 VOCAB, WIDTH = 11, 12
 ROLES = {
@@ -88,7 +88,7 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 3) ->
         optimizer.step()
 
 
-def row(report: Audit, name: str) -> transfer.auditing.AuditRow:  # type: ignore[name-defined]
+def row(report: Audit, name: str) -> AuditRow:
     """Return one parameter's row."""
     return next(row for row in report.rows if row.parameter == name)
 

@@ -1,6 +1,6 @@
 """Factors of the peak stepsize, by hand and by property."""
 
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
@@ -8,9 +8,9 @@ from transfer.config import ScheduleConfig, ScheduleName
 from transfer.schedules import factor
 
 
-def factors(steps: int, **settings: object) -> list[float]:
+def factors(steps: int, **settings: Any) -> list[float]:
     """Return the factor of every step."""
-    config = ScheduleConfig(**settings)  # type: ignore[arg-type]
+    config = ScheduleConfig(**settings)
     return [factor(config, step, steps) for step in range(steps)]
 
 
