@@ -7,6 +7,7 @@ end {"published"} or {"fatal", "errno"}. Its first line is {"ready"}.
 It ends as soon as its standard input closes, so that it never outlives a killed driver.
 """
 
+import importlib
 import json
 import os
 import platform
@@ -184,6 +185,9 @@ def main() -> None:
     table = RunTable(Path(sys.argv[1]))
     compute = ComputeConfig(**json.loads(sys.argv[2]))
     say({"ready": True})
+    if compute.device == "cuda" and compute.compile != "never":
+        # As slow to import as torch; the driver is still planning what the first job is.
+        importlib.import_module("torch._inductor.compile_fx")
     while True:
         configs = [run_config_from_dict(data) for data in json.loads(lines.get())]
         try:

@@ -7,6 +7,7 @@ with one thread, a run has the same bits in every company. Shapes: R runs, B exa
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +24,7 @@ from transfer.program import Judged, Program, noise_seed, template, why_not_toge
 from transfer.roles import init_parameters
 from transfer.schedules import factor
 from transfer.steppers import make_stepper
+from transfer.undrawn import Undrawn
 
 _ROWS_TO_VALIDATE = 1024
 _EXAMPLES_TO_FIT = 5000
@@ -126,7 +128,7 @@ class Stack:
         return models
 
     def _built(self, family: Family, config: RunConfig) -> nn.Module:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), nullcontext() if _keeps(config) else Undrawn():
             # What `init = "keep"` keeps follows from the seed too.
             torch.manual_seed(derived_seed("build", config.seed))
             model = family.build(config.width, config.depth)
@@ -297,6 +299,15 @@ def _before(config: RunConfig) -> Any:
     if isinstance(config.optimizer, ScionConfig):
         return replace(config.optimizer, stepsize=1.0, alpha=1.0)
     return replace(config.optimizer, stepsize=1.0)
+
+
+def _keeps(config: RunConfig) -> bool:
+    """Whether some parameter may start as the model was built."""
+    if isinstance(config.model, CustomConfig):
+        return True
+    if isinstance(config.optimizer, ScionConfig):
+        return any(rule.init == "keep" for rule in config.optimizer.roles.values())
+    return getattr(config.optimizer, "init", "fan-in") == "keep"
 
 
 def _stacked(models: Sequence[nn.Module]) -> dict[str, Tensor]:
