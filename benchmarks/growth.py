@@ -46,12 +46,12 @@ def runs(options: argparse.Namespace, width: int, number: int) -> list[RunConfig
     return found
 
 
-def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Return a row for each width, number of runs and way."""
+def measure(options: argparse.Namespace) -> None:
+    """Measure and keep a row for each width, number of runs and way."""
     compute = replace(load_experiment(options.preset).compute, device=options.device)
     cells = [(options.widths[0], number) for number in options.runs]
     cells += [(width, options.width_runs) for width in options.widths]
-    rows = []
+    rows: list[dict[str, Any]] = []
     for width, number in dict.fromkeys(cells):
         for way in WAYS:
             if way == "alone" and number > options.most_alone:
@@ -60,7 +60,15 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
             seconds = stacked(runs(options, width, number), replace(compute, stack_size=limit))
             rows.append({"width": width, "runs": number, "way": way, "seconds": seconds})
             print(rows[-1], file=sys.stderr, flush=True)
-    return rows
+            store(options, rows)
+
+
+def store(options: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
+    """Keep the rows so far: what takes an hour may be stopped before its end."""
+    if options.json:
+        chosen = ("preset", "arm", "runs", "widths", "width_runs")
+        settings = {name: getattr(options, name) for name in chosen}
+        keep(options.json, {**facts(options.device), **settings, "rows": rows})
 
 
 def draw(found: list[dict[str, Any]], path: Path) -> None:
@@ -119,11 +127,7 @@ def main() -> None:
         found = [json.loads((RESULTS / f"{name}.json").read_text("utf-8")) for name in options.draw]
         draw(found, options.figure)
         return
-    rows = measure(options)
-    if options.json:
-        chosen = ("preset", "arm", "runs", "widths", "width_runs")
-        settings = {name: getattr(options, name) for name in chosen}
-        keep(options.json, {**facts(options.device), **settings, "rows": rows})
+    measure(options)
 
 
 if __name__ == "__main__":
