@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from analysis.curves import Curve, Drift, build_curves, fit_drift
     from analysis.groups import verdicts
     from analysis.load import read_table, tidy
+    from analysis.panels import panels_of
     from analysis.plots import Panel, plot_curves, plot_scaling
     from analysis.radii import plot_radii
     from analysis.result import VERDICT_SCHEMA, Comparison, NextRun, SizeRow, Verdict
@@ -43,6 +44,7 @@ _HOME = {
     "check_coordinates": "coordinates",
     "fit_drift": "curves",
     "judge": "rule",
+    "panels_of": "panels",
     "plot_coordinates": "coordinate_plot",
     "plot_curves": "plots",
     "plot_radii": "radii",
@@ -73,6 +75,7 @@ __all__ = [
     "check_coordinates",
     "fit_drift",
     "judge",
+    "panels_of",
     "plot_coordinates",
     "plot_curves",
     "plot_radii",

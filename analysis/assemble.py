@@ -123,7 +123,7 @@ def _row(
         size=j.size,
         best_x=None if best is None else best[-1],
         best_loss=None if best is None else sign * alive[best],
-        loss_at_transferred=finite(sign * means[reference]),
+        loss_at_transferred=finite(sign * means.get(reference, math.nan)),
         regret=j.regret,
         regret_lower=j.lower,
         regret_upper=j.upper,

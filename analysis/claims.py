@@ -56,8 +56,8 @@ def verdict(
 
     Args:
         df: One row per run, one group.
-        transferred: The value to judge, a grid point at every size; None: the
-            grid argmin of the smallest size.
+        transferred: The value to judge, a grid point of some size; where it was not run
+            the verdict is open. None: the grid argmin of the smallest size.
         epsilon: Difference of `y` that matters; None: 0.5 % of the best `y`
             at the smallest size, which must then not be 0.
         x, y, size, seed, group, status: Column names, as in load.tidy. The
@@ -75,7 +75,7 @@ def verdict(
 
     Raises:
         ValueError: a column is missing or malformed, the table holds several
-            groups, `transferred` is missing at some size, a column of `fixed`
+            groups, `transferred` was run at no size, a column of `fixed`
             is not constant, or `x_limit` lies below a grid point.
     """
     columns: dict[str, Any] = {"x": x, "y": y, "size": size, "seed": seed, "status": status}
@@ -158,7 +158,7 @@ def radii_verdict(
     home = constant(df_main, columns[:-1], "the main sweep")
     table = tidy(df_main, group=group, **names)
     curves = build_curves(table, epsilon=epsilon, prefer=transferred)
-    reference: Point = (*home, _on_grid(curves, transferred, x, size))
+    reference: Point = (*home, _on_grid(curves, transferred, x, size, everywhere=True))
     common: dict[str, Any] = dict(
         group=_one_group(table, group), hyperparameter=", ".join(comparators), metric=y,
         size_name=size, fixed=fixed_axes(df_main, fixed),
@@ -283,23 +283,25 @@ def _epsilon(table: pd.DataFrame, epsilon: float | None) -> tuple[float, list[st
 def _tuned(curve: Curve, x: str, size: str) -> tuple[float, list[str]]:
     """Return the smallest size's argmin, where no transferred value is given."""
     if math.isnan(curve.best_x):
-        raise ValueError(f"every run at {size} {curve.size:g} diverged: nothing to transfer")
+        raise ValueError(f"every run at {size} {curve.size:.12g} diverged: nothing to transfer")
     return curve.best_x, [
         f"the transferred {x} is the argmin of the smallest {size} in the same runs"
     ]
 
 
-def _on_grid(curves: Sequence[Curve], transferred: float, x: str, size: str) -> float:
+def _on_grid(
+    curves: Sequence[Curve], transferred: float, x: str, size: str, *, everywhere: bool = False
+) -> float:
     """Return the transferred value as the table writes it."""
     hits = [c.x[np.isclose(c.x, transferred, rtol=1e-9, atol=0.0)] for c in curves]
-    missing = [f"{c.size:g}" for c, hit in zip(curves, hits, strict=True) if not hit.size]
-    if missing:
+    missing = [f"{c.size:.12g}" for c, hit in zip(curves, hits, strict=True) if not hit.size]
+    if len(missing) == len(curves) or (everywhere and missing):
         grid = ", ".join(f"{v:g}" for v in curves[0].x)
         raise ValueError(
-            f"the transferred {x} {transferred:g} must be a grid point at every {size}, it is "
-            f"missing at {', '.join(missing)}; the grid at {curves[0].size:g} is {grid}"
+            f"the transferred {x} {transferred:g} must be a grid point of the {size}s, it is "
+            f"missing at {', '.join(missing)}; the grid at {curves[0].size:.12g} is {grid}"
         )
-    return float(hits[0][0])
+    return float(next(hit[0] for hit in hits if hit.size))
 
 
 def _star_cells(
@@ -330,5 +332,5 @@ def _with_reference(
         raise ValueError(f"the star of radii has {size} {unknown}, which the main sweep lacks")
     untested = sorted(main.keys() - sizes)
     if untested:
-        notes.append(f"radii not tested at {size} {', '.join(f'{w:g}' for w in untested)}")
+        notes.append(f"radii not tested at {size} {', '.join(f'{w:.12g}' for w in untested)}")
     return {**{(w, reference): main[w] for w in sizes}, **star}

@@ -220,12 +220,12 @@ class _Grid:
         self.finite: Ints = np.flatnonzero(ok)
         self.at_limit = x_limit is not None and same_x(self.x[-1], x_limit)
         self.argmin = self._argmin(prefer)
-        self.window = self._window()
+        self.window = self.window_at(self.argmin) if self.finite.size else self.finite
         best = np.nanmin(self.mean) if self.finite.size else math.nan
-        excess = (self.mean[self.window] - best) / (BASIN * epsilon)
-        self.basin = self.window[excess <= 1]
+        excess = (self.mean - best) / (BASIN * epsilon)
+        self.basin = self.window[excess[self.window] <= 1]
         # Inverse variance of the mean, fading where the curve is no parabola any more.
-        self.weight: Array = self.num_seeds[self.window] / (1 + excess**2) ** 2
+        self.weight: Array = self.num_seeds / (1 + excess**4) ** 2
 
     def _argmin(self, prefer: float | None) -> int:
         """Index of the best cell, ties as build_curves says; -1 if every cell diverged."""
@@ -237,10 +237,9 @@ class _Grid:
         among = home or inside.tolist() or ties.tolist()
         return int(among[(len(among) - 1) // 2])
 
-    def _window(self) -> Ints:
-        if not self.finite.size:
-            return self.finite
-        at = int(np.searchsorted(self.finite, self.argmin))
+    def window_at(self, argmin: int) -> Ints:
+        """Return the finite cells that the parabola about a finite cell is fitted to."""
+        at = int(np.searchsorted(self.finite, argmin))
         return self.finite[max(at - _REACH, 0) : at + _REACH + 1]
 
     def noise(self) -> Noise:
@@ -267,13 +266,13 @@ def _residuals(t: Array, y: Array) -> Array:
     return np.asarray(y - np.polyval(np.polyfit(t - t.mean(), y, 2), t - t.mean()))
 
 
-def _pooled_noise(grids: Sequence[_Grid]) -> float:
+def _pooled_noise(grids: Sequence[_Grid]) -> Noise:
     parts = [g.noise() for g in grids]
     df = sum(p.df for p in parts)
-    return sum(p.df * p.variance for p in parts) / df if df else 0.0
+    return Noise(sum(p.df * p.variance for p in parts) / df if df else 0.0, df)
 
 
-def _curve(g: _Grid, epsilon: float, noise: float, seed: int) -> Curve:
+def _curve(g: _Grid, epsilon: float, noise: Noise, seed: int) -> Curve:
     nan = math.nan
     found: tuple[Any, ...] = (nan, nan, nan, nan, nan, None, ())
     if g.finite.size:
@@ -295,23 +294,39 @@ def _censored(g: _Grid) -> Censored:
     return "above" if g.argmin == g.x.size - 1 and not g.at_limit else None
 
 
-def _optimum(g: _Grid, noise: float, seed: int) -> tuple[float, float, float]:
-    """Vertex of the parabola and its interval, clipped to one cell about the argmin."""
+def _optimum(g: _Grid, noise: Noise, seed: int) -> tuple[float, float, float]:
+    """Vertex of the parabola and its interval, clipped to one cell about the argmin.
+
+    The interval is a parametric bootstrap of the whole estimate: every redrawing has its own argmin
+    and so its own window.
+    """
     t, argmin = np.log2(g.x), g.argmin
-    left, right = t[max(argmin - 1, 0)], t[min(argmin + 1, t.size - 1)]
     if g.window.size < 3:
+        left, right = t[max(argmin - 1, 0)], t[min(argmin + 1, t.size - 1)]
         return float(t[argmin]), float(left), float(right)
-    # The window stays fixed while the means are redrawn; clipping keeps a flat draw in bounds.
     rng = np.random.default_rng(seed)
-    sd = np.sqrt(noise / g.num_seeds[g.window])
-    draws = g.mean[g.window] + sd * rng.standard_normal((_NUM_DRAWS, g.window.size))
-    everything = np.vstack([g.mean[g.window], draws])
-    u = t[g.window] - t[argmin]
-    root = np.sqrt(g.weight)
+    sd = np.sqrt(noise.variance / g.num_seeds)
+    if noise.df:
+        # The noise is an estimate: as in Student's t, each redrawing has another one.
+        sd = sd * np.sqrt(noise.df / rng.chisquare(noise.df, (_NUM_DRAWS, 1)))
+    drawn = g.mean + sd * rng.standard_normal((_NUM_DRAWS, t.size))
+    lowest = np.nanargmin(drawn, axis=1)
+    vertices = np.empty(_NUM_DRAWS)
+    for at in np.unique(lowest):
+        vertices[lowest == at] = _vertices(g, int(at), drawn[lowest == at])
+    vertex = float(_vertices(g, argmin, g.mean[None])[0])
+    low, high = np.quantile(vertices, [0.5 - _COVERAGE / 2, 0.5 + _COVERAGE / 2])
+    return vertex, float(min(low, vertex)), float(max(high, vertex))
+
+
+def _vertices(g: _Grid, argmin: int, means: Array) -> Array:
+    """Vertex of the parabola about the argmin, for every row of means (rows, cells)."""
+    t, window = np.log2(g.x), g.window_at(argmin)
+    left, right = t[max(argmin - 1, 0)], t[min(argmin + 1, t.size - 1)]
+    u, y = t[window] - t[argmin], means[:, window]
+    root = np.sqrt(g.weight[window])
     design = np.stack([u**2, u, np.ones_like(u)], axis=1) * root[:, None]
-    a, b, _ = np.linalg.lstsq(design, (everything * root).T, rcond=None)[0]
-    bent = a > 0
-    vertex = np.where(bent, -b / np.where(bent, 2 * a, 1.0), u[np.argmin(everything, axis=1)])
-    clipped = np.clip(vertex + t[argmin], left, right)
-    low, high = np.quantile(clipped[1:], [0.5 - _COVERAGE / 2, 0.5 + _COVERAGE / 2])
-    return float(clipped[0]), float(min(low, clipped[0])), float(max(high, clipped[0]))
+    a, b, _ = np.linalg.lstsq(design, (y * root).T, rcond=None)[0]
+    bent = a > 0  # clipping keeps a flat draw in bounds
+    vertex = np.where(bent, -b / np.where(bent, 2 * a, 1.0), u[np.argmin(y, axis=1)])
+    return np.asarray(np.clip(vertex + t[argmin], left, right))

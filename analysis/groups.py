@@ -36,7 +36,7 @@ def verdicts(
     require_columns(df, [] if group is None else [group])
     used = {name for name in (*names.values(), group) if name is not None}
     found: dict[str, Verdict] = {}
-    for name, rows in _parts(df, group):
+    for name, rows in parts(df, group):
         fixed = [c for c in rows.columns if c not in used and _constant(rows[c])]
         try:
             found[name] = verdict(rows, group=group, fixed=fixed, **names, **settings)
@@ -45,7 +45,8 @@ def verdicts(
     return found
 
 
-def _parts(df: pd.DataFrame, group: str | None) -> list[tuple[str, pd.DataFrame]]:
+def parts(df: pd.DataFrame, group: str | None) -> list[tuple[str, pd.DataFrame]]:
+    """Return the groups of a table with their rows; ValueError for a row without a group."""
     if group is None:
         return [("", df)]
     if df[group].isna().any():

@@ -55,8 +55,15 @@ class Panel:
         names = (v.hyperparameter, v.metric, v.size_name) if v else ("stepsize", "loss", "size")
         return names[0], names[1].replace("_", " "), names[2]
 
+    @property
+    def negated(self) -> bool:
+        """Whether the curves are of the negative metric, of which less is better."""
+        return self.verdict is not None and self.verdict.maximise
+
 
 _PANELS_A_ROW = 3
+_SIZES_NAMED = 10
+"""Curves in the legend; of more sizes it names so many, from the smallest to the largest."""
 
 
 def plot_curves(panels: Sequence[Panel]) -> Figure:
@@ -96,6 +103,7 @@ def plot_curves(panels: Sequence[Panel]) -> Figure:
         ax.tick_params(labelleft=ax in grid[:, 0])
     for ax in grid[:, 0]:
         ax.set_ylabel(panels[0].labels[1])
+        _turn(ax, panels[0])
     _legend(fig, panels, colors)
     caption(fig, _foot(panels))
     return fig
@@ -122,7 +130,9 @@ def plot_scaling(panels: Sequence[Panel]) -> Figure:
         size_axis(ax, sizes, size_name)
     left.set_ylim(*_scaling_limits(panels))
     left.set_ylabel(metric)
-    left.set_title("best loss; dashed: at the transferred setting", fontsize=10.5)
+    _turn(left, panels[0])
+    what = metric if panels[0].negated else "loss"
+    left.set_title(f"best {what}; dashed: at the transferred setting", fontsize=10.5)
     right.set_title("optimum and its drift", fontsize=10.5)
     right.set_ylabel(f"best {x_name}")
     power_of_two_axis(right, right.get_ylim(), axis="y")
@@ -130,6 +140,13 @@ def plot_scaling(panels: Sequence[Panel]) -> Figure:
     fig.legend(handles, labels, loc="outside right center", frameon=False, fontsize=9)
     caption(fig, _foot(panels))
     return fig
+
+
+def _turn(ax: Axes, panel: Panel) -> None:
+    """Show a negated metric as it is, with more of it further up."""
+    if panel.negated:
+        ax.yaxis.set_major_formatter(lambda value, _: f"{-value:g}")
+        ax.set_ylim(*sorted(ax.get_ylim(), reverse=True))
 
 
 def _need(panels: Sequence[Panel]) -> None:
@@ -185,7 +202,7 @@ def _loss_limits(curves: Sequence[Curve]) -> tuple[float, float]:
 
 def _title(panel: Panel) -> str:
     status = f": {panel.verdict.status}" if panel.verdict else ""
-    drift, lines = panel.drift, [panel.title + status]
+    drift, lines = panel.drift, [(panel.title + status).removeprefix(": ")]
     if drift is not None:
         text = f"drift {signed(drift.slope)} log2 per doubling"
         if drift.low is not None and drift.high is not None:
@@ -201,9 +218,12 @@ def signed(value: float) -> str:
 
 def _legend(fig: Figure, panels: Sequence[Panel], colors: dict[float, Color]) -> None:
     size_name = panels[0].labels[2]
+    named = [*colors]
+    if len(named) > _SIZES_NAMED:
+        named = [named[i] for i in np.linspace(0, len(named) - 1, _SIZES_NAMED).round().astype(int)]
     handles = [
-        Line2D([], [], color=color, marker="o", markersize=4, label=f"{size_name} {size:g}")
-        for size, color in colors.items()
+        Line2D([], [], color=colors[s], marker="o", markersize=4, label=f"{size_name} {s:.12g}")
+        for s in named
     ]
     curves = [c for p in panels for c in p.curves]
     grey: dict[str, Any] = {"color": GREY, "linestyle": "none"}

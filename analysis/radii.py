@@ -129,7 +129,7 @@ def _legend(
     colors: dict[float, Color],
 ) -> None:
     handles = [
-        Line2D([], [], color=color, marker="o", label=f"{verdict.size_name} {size:g}")
+        Line2D([], [], color=color, marker="o", label=f"{verdict.size_name} {size:.12g}")
         for size, color in colors.items()
     ]
     grey: dict[str, Any] = {"color": GREY, "linestyle": "none"}

@@ -14,12 +14,13 @@ epsilon at some size, or the reference diverges there. Otherwise "undecided".
 The upper bound needs no correction for the number of comparators: the true
 best is one fixed comparator.
 
-Noise is pooled over sizes inside the basin only (mean regret <= 10 epsilon):
-far above the optimum losses are wild, and such a cell would inflate every
-bound it is pooled into. A cell far worse than the reference with every seed
-blocks nothing, and a reference that far worse than a calm cell does not
-transfer (see _Bounds.far): how far is far depends on the noise, and where the
-data do not tell the noise nothing is far.
+Noise counts inside the basin only (mean regret <= 10 epsilon): far above the
+optimum losses are wild, and such a cell would inflate every bound it is pooled
+into. v is the larger of what the comparator shows over all sizes and what all
+cells of the size show (see _Bounds.variance). A cell far worse than the
+reference beyond doubt blocks nothing, and a reference that is so beside a calm
+cell does not transfer (see _Bounds.far): how far is far depends on the noise,
+and where the data do not tell the noise nothing is far.
 """
 
 import math
@@ -28,6 +29,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Generic, Literal, TypeVar
 
+import numpy as np
 from scipy import special
 
 S = TypeVar("S", bound=Hashable)
@@ -38,6 +40,7 @@ BASIN = 10.0
 
 _FAR_LEVEL = 0.1
 _FLOOR_SDS = 4.0
+_BETS = (0.25, 0.5, 0.75, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,8 @@ class SizeJudgement(Generic[S]):
     blocking: tuple[S, ...]
     """Comparators whose upper bound exceeds epsilon."""
     reference_diverged: bool
+    untested: bool = False
+    """The reference was not run here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +143,7 @@ def judge(
 
     Args:
         cells: Loss per seed for each (size, comparator), NaN for a diverged
-            run. The reference must be there at every size.
+            run. Where the reference was not run, nothing is known.
         reference: The transferred setting.
         epsilon: Loss difference that matters, in the loss's units; positive.
         level: Chance of a wrong "transfers", and of a wrong "does not
@@ -147,25 +152,31 @@ def judge(
         num_cells: K, if it is more than the cells here: those that may be looked at later.
 
     Raises:
-        ValueError: epsilon or level out of range, or the reference is missing.
+        ValueError: epsilon or level out of range, or the reference is missing at every size.
     """
     if not (epsilon > 0 and math.isfinite(epsilon)):
         raise ValueError(f"epsilon must be a positive loss difference, got {epsilon}")
     if not 0 < level < 0.5:
         raise ValueError(f"level must be in (0, 0.5), got {level}")
     sizes = sorted({size for size, _ in cells})
-    missing = [size for size in sizes if not cells.get((size, reference))]
-    if missing or not sizes:
-        raise ValueError(f"the reference {reference!r} has no run at sizes {missing or 'any'}")
+    tested = [size for size in sizes if cells.get((size, reference))]
+    if not tested:
+        raise ValueError(f"the reference {reference!r} has no run at any size")
 
     pairs = {
         key: pair
-        for size in sizes
+        for size in tested
         for key, pair in _pairs_at(cells, size, reference, epsilon).items()
     }
-    bounds = _Bounds(pairs, level, epsilon, noise, num_cells)
+    noise_at = {size: _noise_at(cells, size, reference, epsilon) for size in tested}
+    bounds = _Bounds(pairs, level, epsilon, noise, num_cells, noise_at)
     judged = tuple(bounds.cell(size, s) for size, s in pairs)
-    per_size = tuple(_judge_size(cells, judged, size, reference, epsilon) for size in sizes)
+    per_size = tuple(
+        _judge_size(cells, judged, size, reference, epsilon)
+        if size in tested
+        else SizeJudgement(size, None, None, None, None, (), False, untested=True)
+        for size in sizes
+    )
     return Judgement(_status(per_size, epsilon), per_size, judged, level, epsilon)
 
 
@@ -190,6 +201,40 @@ def _pairs_at(
     return pairs
 
 
+def _noise_at(
+    cells: Mapping[tuple[float, S], Mapping[int, float]], size: float, reference: S, epsilon: float
+) -> Noise:
+    """Variance of one run at one size, beside what runs of one seed share; df 0 if unknown.
+
+    What is left of the losses in the basin when the means of every seed and of every comparator
+    are taken off.
+    """
+    ours = {s: losses for (w, s), losses in cells.items() if w == size}
+    means = {s: _mean(losses.values()) for s, losses in ours.items()}
+    edge = min((m for m in means.values() if math.isfinite(m)), default=-math.inf)
+    seeds = sorted(ours[reference])
+    together = [
+        [losses[r] for r in seeds]
+        for s, losses in ours.items()
+        if means[s] <= edge + BASIN * epsilon and losses.keys() >= set(seeds)
+    ]
+    df = (len(seeds) - 1) * (len(together) - 1)
+    if df < 1:
+        return Noise(0.0, 0)
+    x = np.array(together)
+    left = x - x.mean(0) - x.mean(1, keepdims=True) + x.mean()
+    return Noise(float((left**2).sum() / df), df)
+
+
+def _pooled(peers: Sequence[_Pair]) -> tuple[float, int, int]:
+    """Variance of a comparator's differences over all sizes, its degrees of freedom, and how many
+    are left without the size that has most of them."""
+    dfs = [q.df for q in peers]
+    df = sum(dfs)
+    variance = sum(q.df * q.variance for q in peers) / df
+    return variance, df, df - max(dfs) if len(dfs) > 1 else df
+
+
 class _Bounds(Generic[S]):
     """Turns differences into bounds; holds what the cells share."""
 
@@ -200,6 +245,7 @@ class _Bounds(Generic[S]):
         epsilon: float,
         noise: Noise | None,
         num_cells: int,
+        noise_at: Mapping[float, Noise],
     ) -> None:
         usable = {k: p for k, p in pairs.items() if p.values and not p.num_diverged}
         usable = {k: p for k, p in usable.items() if all(map(math.isfinite, p.values))}
@@ -210,6 +256,8 @@ class _Bounds(Generic[S]):
         for (_, s), p in usable.items():
             if p.in_basin and p.df:
                 self.basin.setdefault(s, []).append(p)
+        self.noise_at = noise_at
+        self.pooled = {s: _pooled(peers) for s, peers in self.basin.items()}
         self.common = self._common_noise()
 
     def cell(self, size: float, s: S) -> Cell[S]:
@@ -222,7 +270,7 @@ class _Bounds(Generic[S]):
             n = len(p.values)
             return Cell(size, s, None, n, p.num_diverged, None, 0, -math.inf, top, False, diverged)
         mean, n = p.mean, len(p.values)
-        variance, df = self.variance(p, s)
+        variance, df = self.variance(p, size, s)
         sure = 1 - self.level / self.num_cells
         # Worse than H0 "better by epsilon", and better than H0 "worse by epsilon at most".
         far_worse = self.far([-v for v in p.values], -self.epsilon, _FAR_LEVEL)
@@ -238,18 +286,21 @@ class _Bounds(Generic[S]):
             low = max(low, BASIN * self.epsilon)
         return Cell(size, s, mean, n, 0, se, df, low, high, far_worse, False)
 
-    def variance(self, p: _Pair, s: S) -> tuple[float, int]:
+    def variance(self, p: _Pair, size: float, s: S) -> tuple[float, int]:
         """Variance of a difference and its degrees of freedom; (0, 0) if unknown."""
         if p.df and not p.in_basin:
             return p.variance, p.df
-        peers = self.basin.get(s, [])
-        if not peers:
+        if s not in self.pooled:
             return self.common
-        dfs = [q.df for q in peers]
-        pooled = sum(q.df * q.variance for q in peers) / sum(dfs)
-        # The larger of two variances is less sure than their sum of degrees says; leaving out
-        # one size's keeps the bound honest: (W - 1)(n - 1) for W sizes with n seeds each.
-        return max(p.variance, pooled), (sum(dfs) - max(dfs) if len(dfs) > 1 else dfs[0])
+        # Noise may grow with the size and along the grid. So the larger counts of what the
+        # comparator shows at all sizes and what all cells of this size show, or this cell alone.
+        # That is less sure than their degrees say together: as sure as the lesser of the two, or,
+        # where the cell's own are among the comparator's, as what is left without one size's.
+        pooled, df, alone = self.pooled[s]
+        here = self.noise_at[size]
+        if p.df and min(here.df, df) > alone:
+            return max(2 * here.variance, pooled), min(here.df, df)
+        return max(p.variance, pooled), alone
 
     def _common_noise(self) -> tuple[float, int]:
         """Noise of the whole basin, or of the curves' smoothness; (0, 0) if unknown."""
@@ -263,25 +314,29 @@ class _Bounds(Generic[S]):
         return 0.0, 0
 
     def far(self, excess: Sequence[float], mean: float, level: float) -> bool:
-        """Is one setting worse by > 10 epsilon with every seed, beyond doubt?
+        """Is one setting worse than another beyond doubt, by losses too wild for a variance?
 
-        Wild losses have no useful variance (20 +- 12, 400 +- 100), but they
-        have a floor: no run beats a basin by more than its depth and noise. If
-        the excess had expectation `mean`, by Markov's inequality all n seeds
-        would reach the smallest excess seen with probability at most
-        ((mean + floor) / (smallest + floor)) ** n.
+        Wild losses have no useful variance (20 +- 12, 400 +- 100), but they have a floor: no run
+        beats a basin by more than its depth and noise. Were the expected excess `mean`, then
+        Y = (excess + floor) / (mean + floor) would be non-negative with expectation 1 at most, and
+        so would be every product over seeds of 1 - b + b Y with 0 <= b <= 1, and their average.
+        By Markov's inequality it reaches 1 / level with probability `level` at most
+        (Waudby-Smith and Ramdas 2023, arXiv:2010.09686, section 4).
 
-        Without a noise there is no floor, and no doubt is ever lifted: with
-        losses that scatter over many epsilon the basin is empty by chance.
+        Without a noise there is no floor, and no doubt is ever lifted: with losses that scatter
+        over many epsilon the basin is empty by chance.
         """
         variance, df = self.common
-        smallest = min(excess)
-        if df == 0 or smallest <= BASIN * self.epsilon:
+        if df == 0 or _mean(excess) <= BASIN * self.epsilon:
             return False
         # Few degrees of freedom may show a tenth of the true noise, which t makes up for.
         sds = max(_FLOOR_SDS, t_quantile(df, 1 - level))
         floor = BASIN * self.epsilon + sds * math.sqrt(variance)
-        return ((mean + floor) / (smallest + floor)) ** len(excess) <= level
+        if min(excess) < -floor:
+            return False
+        ratios = [(e + floor) / (mean + floor) for e in excess]
+        bets = [math.prod(1 - b + b * y for y in ratios) for b in _BETS]
+        return _mean(bets) * level >= 1
 
 
 def _judge_size(

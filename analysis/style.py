@@ -50,13 +50,20 @@ def power_of_two_axis(ax: Axes, values: Sequence[float], *, axis: str = "x") -> 
     target.set_major_formatter(FuncFormatter(lambda v, _: f"$2^{{{v:g}}}$"))
 
 
+_TICKS = 8
+
+
 def size_axis(ax: Axes, sizes: Sequence[float], name: str) -> None:
-    """A logarithmic axis with the table's own sizes as ticks."""
+    """A logarithmic axis with the table's own sizes as ticks, as many as there is room for."""
     ordered = sorted(set(sizes))
+    ticks, apart = ordered[:1], (ordered[-1] / ordered[0]) ** (1 / _TICKS)
+    for one in ordered[1:]:
+        if one >= ticks[-1] * apart * (1 - 1e-9):
+            ticks.append(one)
     ax.set_xscale("log", base=2)
-    ax.xaxis.set_major_locator(FixedLocator(ordered))
+    ax.xaxis.set_major_locator(FixedLocator(ticks))
     ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.12g}"))
     ax.set_xlim(ordered[0] / 1.25, ordered[-1] * 1.25)
     ax.set_xlabel(name)
 
@@ -117,6 +124,8 @@ def save(
                     fig.savefig(out, format=kind, metadata=dateless[kind])
             os.chmod(temporary, 0o644)  # mkstemp's files are private to their writer
             os.replace(temporary, path)
+            # What lies where is settled, and settling it takes as long as drawing.
+            fig.set_layout_engine("none")
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise

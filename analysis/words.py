@@ -44,8 +44,8 @@ def reason(
         who = who[0].upper() + who[1:]
         return (
             f"{who} is within {eps:.3g} {metric} of the best setting at every {size_name} from "
-            f"{sizes[0].size:g} to {sizes[-1].size:g} (largest upper bound {worst.upper:.2g}, at "
-            f"{size_name} {worst.size:g}; {seeds})."
+            f"{sizes[0].size:.12g} to {sizes[-1].size:.12g} (largest upper bound "
+            f"{worst.upper:.2g}, at {size_name} {worst.size:.12g}; {seeds})."
         )
     if judgement.status == "does not transfer":
         return _not(judgement, columns, transferred, size_name, metric, seeds)
@@ -68,15 +68,15 @@ def _not(
     seeds: str,
 ) -> str:
     who = _home(columns, transferred)
-    gone = [f"{j.size:g}" for j in judgement.sizes if j.reference_diverged]
+    gone = [f"{j.size:.12g}" for j in judgement.sizes if j.reference_diverged]
     if gone:
         return f"Training with {who} diverges at {size_name} {', '.join(gone)}."
     bad = [j for j in judgement.sizes if j.lower is not None and j.lower > judgement.epsilon]
     worst = max(bad, key=lambda j: j.lower or 0.0)
     text = (
-        f"At {size_name} {worst.size:g}, {who} loses {worst.regret:.2g} {metric} against the best "
-        f"setting, at least {worst.lower:.2g} with {_sure(judgement.level)} confidence ({seeds}; "
-        f"{judgement.epsilon:.3g} matters); clearest against {_better(worst, columns, transferred)}"
+        f"At {size_name} {worst.size:.12g}, {who} loses {worst.regret:.2g} {metric} against the "
+        f"best setting, at least {worst.lower:.2g} with {_sure(judgement.level)} confidence "
+        f"({seeds}; {judgement.epsilon:.3g} matters); clearest against {_better(worst, columns, transferred)}"
     )
     if bad[0].size == judgement.sizes[0].size:
         text += f"; it is not the best at the smallest {size_name} either, so tune again there"
@@ -92,17 +92,20 @@ def _undecided(
     seeds: str,
 ) -> str:
     who = _home(columns, transferred)
+    untested = [f"{j.size:.12g}" for j in judgement.sizes if j.untested]
+    if untested:
+        return f"There is no run with {who} at {size_name} {', '.join(untested)}."
     open_ = [j for j in judgement.sizes if j.upper is None or j.upper > judgement.epsilon]
-    unknown = [f"{j.size:g}" for j in open_ if j.upper is None]
+    unknown = [f"{j.size:.12g}" for j in open_ if j.upper is None]
     if unknown:
         return (
             f"The runs at {size_name} {', '.join(unknown)} do not tell how noisy the comparison "
             f"of {who} with the other settings is: more seeds are needed."
         )
     worst = max(open_, key=lambda j: j.upper or 0.0)
-    at = ", ".join(f"{j.size:g}" for j in open_)
+    at = ", ".join(f"{j.size:.12g}" for j in open_)
     return (
-        f"The noise leaves it open at {size_name} {at}: at {worst.size:g}, {who} may lose up to "
+        f"The noise leaves it open at {size_name} {at}: at {worst.size:.12g}, {who} may lose up to "
         f"{worst.upper:.2g} {metric} against {_better(worst, columns, transferred)} ({seeds}; "
         f"{judgement.epsilon:.3g} matters)."
     )
@@ -127,7 +130,7 @@ def one_size(size_name: str) -> str:
 def not_tuned(curve: Curve, hyperparameter: str, size_name: str) -> str:
     side = "smaller" if curve.censored == "below" else "larger"
     return (
-        f"Not tuned: at the smallest {size_name}, {curve.size:g}, the best {hyperparameter} "
+        f"Not tuned: at the smallest {size_name}, {curve.size:.12g}, the best {hyperparameter} "
         f"{number(curve.best_x)} is the grid's edge, so {side} values may be better still."
     )
 
@@ -136,7 +139,7 @@ def at_edge(edges: Sequence[Curve], hyperparameter: str, size_name: str, bounded
     """`bounded`: apart from the edge, the bounds would say that it transfers."""
     where = "; ".join(
         f"{'smallest' if c.censored == 'below' else 'largest'} grid value "
-        f"{number(c.best_x)} at {size_name} {c.size:g}"
+        f"{number(c.best_x)} at {size_name} {c.size:.12g}"
         for c in edges
     )
     rest = "" if bounded else ", and the noise leaves other sizes open"

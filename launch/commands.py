@@ -237,6 +237,7 @@ def _add_table_options(made: argparse.ArgumentParser) -> None:
     )
     made.add_argument("--level", type=float, metavar="P", help="chance of a wrong claim (0.05)")
     made.add_argument("--maximise", action="store_true", default=None, help="more is better")
+    made.add_argument("--figures", metavar="DIR", help="draw the table, as PNG and SVG in a folder")
 
 
 def _add_tokenize_options(made: argparse.ArgumentParser) -> None:

@@ -79,7 +79,7 @@ def _print_next_runs(console: Console, verdict: "Verdict", of_study: bool) -> No
         moved = {k: v for k, v in run.comparator.items() if v != verdict.transferred[k]}
         console.print(
             f"  would decide it: {run.more_seeds} more seeds at {verdict.size_name} "
-            f"{run.size:g}, {setting(moved) or 'the transferred setting'}",
+            f"{run.size:.12g}, {setting(moved) or 'the transferred setting'}",
             markup=False,
         )
     if len(verdict.next_runs) > _MAX_NEXT:
@@ -130,7 +130,7 @@ def _verdict_table(name: str, verdict: "Verdict") -> Table:
         beyond = {"below": "≤ ", "above": "≥ ", None: ""}[row.censored]
         edge = "-" if row.best_x is None else f"{beyond}{math.log2(row.best_x):.2f}"
         table.add_row(
-            f"{row.size:g}",
+            f"{row.size:.12g}",
             at(row.best_x),
             number(row.best_loss),
             number(row.loss_at_transferred),

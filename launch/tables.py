@@ -3,8 +3,14 @@
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from launch.commands import DONE, UsageError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from analysis import Verdict
 
 FLAGS = ("x", "y", "size", "seed", "group", "epsilon", "transferred", "level", "maximise")
 """Options of `verdict` that say what a table holds; a study knows it."""
@@ -19,7 +25,7 @@ def is_table(source: str | None) -> bool:
 
 def require_no_flags(options: argparse.Namespace) -> None:
     """Raise UsageError for an option that only a table needs."""
-    for name in FLAGS:
+    for name in (*FLAGS, "figures"):
         if getattr(options, name) is not None:
             raise UsageError(f"--{name} is for a table of runs (FILE.csv): a study knows its own")
 
@@ -33,7 +39,9 @@ def judge_table(options: argparse.Namespace) -> int:
     if options.study:
         raise UsageError(f"--study is for studies, and {options.source} is a table of runs")
     named = {name: getattr(options, name) for name in FLAGS if getattr(options, name) is not None}
-    found = verdicts(read_table(options.source), **named)
+    table = read_table(options.source)
+    found = verdicts(table, **named)
+    files = _drawn(options, table, found) if options.figures else []
     if options.json:
         groups = {name: verdict.to_dict() for name, verdict in found.items()}
         print(json.dumps({"table": options.source, "groups": groups}, indent=2))
@@ -43,7 +51,22 @@ def judge_table(options: argparse.Namespace) -> int:
             claims = {verdict.hyperparameter: verdict}
             report.print_verdicts(console, {name: claims}, of_study=False)
             report.print_fixed(console, verdict)
+        if files:
+            report.print_files(console, files)
     return exit_code(next(iter(found.values())).status) if options.exit_code else DONE
+
+
+def _drawn(
+    options: argparse.Namespace, table: "pd.DataFrame", found: "dict[str, Verdict]"
+) -> list[Path]:
+    """Draw the table and return the files."""
+    from analysis import panels_of, plot_curves, plot_scaling, save
+
+    named = {name: getattr(options, name) for name in ("group", "seed")}
+    shown = panels_of(table, found, **{k: v for k, v in named.items() if v is not None})
+    folder = Path(options.figures)
+    files = save(plot_curves(shown), folder / "curves")
+    return files + save(plot_scaling(shown), folder / "scaling")
 
 
 def exit_code(status: str) -> int:

@@ -6,7 +6,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-_DRAWING = (nn.init.kaiming_uniform_, nn.init.normal_, Tensor.uniform_, Tensor.normal_)
+_DRAWING = (
+    *(nn.init.kaiming_uniform_, nn.init.uniform_, nn.init.normal_),
+    *(Tensor.uniform_, Tensor.normal_),
+)
 
 
 class Undrawn(TorchFunctionMode):

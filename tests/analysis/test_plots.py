@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -12,7 +13,9 @@ from matplotlib.lines import Line2D
 
 from analysis.claims import radii_verdict, verdict
 from analysis.curves import build_curves
+from analysis.groups import verdicts
 from analysis.load import tidy
+from analysis.panels import panels_of
 from analysis.plots import Panel, plot_curves, plot_scaling
 from analysis.radii import plot_radii
 from analysis.style import save
@@ -86,6 +89,27 @@ def test_curves_figure(panels: list[Panel]) -> None:
     assert len(crosses) == 3 and all(_xy(c)[0] == [0.0] for c in crosses)
     fig.draw_without_rendering()
     assert left.get_xticklabels()[0].get_text() == "$2^{-7}$"
+
+
+def test_more_is_better_is_drawn_upwards() -> None:
+    df = _sweep((-3.0,) * 3, "scion").assign(accuracy=lambda d: 1 - d["val_loss"])
+    names: dict[str, Any] = {"y": "accuracy", "group": "optimizer", "maximise": True}
+    judged = verdicts(df, epsilon=0.005, **names)
+    shown = panels_of(df, judged, group="optimizer")
+    for ax in (plot_curves(shown).axes[0], plot_scaling(shown).axes[0]):
+        bottom, top = ax.get_ylim()
+        # The curves are of the negative accuracy; its best lies at the top and is written plainly.
+        assert bottom > top and ax.yaxis.get_major_formatter()(-0.4, 0) == "0.4"
+        ax.figure.draw_without_rendering()
+
+
+def test_of_many_sizes_a_few_are_named() -> None:
+    fig = plot_curves([_panel(_sweep((-3.0,) * 30, "scion"))])
+    named = [text for text in _texts(fig).splitlines() if text.startswith("width ")]
+    assert named[0] == "width 32" and named[-1] == "width 17179869184" and len(named) == 10
+    left = plot_scaling([_panel(_sweep((-3.0,) * 30, "scion"))]).axes[0]
+    ticks = left.xaxis.get_major_locator().tick_values(0, 1)
+    assert ticks[0] == 32 and 6 <= len(ticks) <= 9
 
 
 def test_scaling_figure(panels: list[Panel]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import optimize, stats
 
 from analysis.rule import Noise, judge
 from sweeps.adaptive import around
@@ -63,8 +63,18 @@ def test_one_seed_uses_the_given_noise() -> None:
 
 
 def test_missing_reference_is_named() -> None:
-    with pytest.raises(ValueError, match=r"'a' has no run at sizes \[2\.0\]"):
-        judge({(1.0, "a"): {0: 1.0}, (2.0, "b"): {0: 1.0}}, "a", EPSILON)
+    with pytest.raises(ValueError, match="'a' has no run at any size"):
+        judge({(1.0, "b"): {0: 1.0}, (2.0, "b"): {0: 1.0}}, "a", EPSILON)
+
+
+def test_nothing_is_known_where_the_reference_was_not_run() -> None:
+    cells: Cells = {(1.0, 0.0): {0: 1.0, 1: 1.1}, (1.0, 1.0): {0: 1.1, 1: 1.2001}}
+    part = judge({**cells, (2.0, 1.0): {0: 1.0, 1: 1.0}}, 0.0, EPSILON)
+    assert judge(cells, 0.0, EPSILON).status == "transfers" and part.status == "undecided"
+    assert [(j.untested, j.upper, j.regret is None) for j in part.sizes] == [
+        (False, 0.0, False),
+        (True, None, True),
+    ]
 
 
 def simulate(
@@ -176,17 +186,40 @@ def _lopsided(reference: list[float], comparator: list[float]) -> Cells:
 CALM = [0.6, 0.6005, 0.601]
 
 
-def test_wild_comparator_blocks_only_if_some_seed_is_near() -> None:
-    assert judge(_lopsided(CALM, [0.9, 5.0, 400.0]), 0.0, EPSILON).status == "transfers"
-    assert judge(_lopsided(CALM, [0.62, 5.0, 400.0]), 0.0, EPSILON).status == "undecided"
+def _scale(odds: float, multiples: tuple[float, ...], floor: float) -> float:
+    """Return x for which losses x * multiples above another's are far from it at 1 in `odds`.
+
+    By hand: the mean over b of the products of 1 - b + b (loss + floor) / (epsilon + floor).
+    """
+
+    def surplus(x: float) -> float:
+        ratios = [(m * x + floor) / (EPSILON + floor) for m in multiples]
+        bets = [np.prod([1 - b + b * y for y in ratios]) for b in (0.25, 0.5, 0.75, 1.0)]
+        return float(np.mean(bets)) - odds
+
+    return float(optimize.brentq(surplus, 0.0, 100.0))
+
+
+def test_wild_comparator_blocks_unless_it_is_beyond_doubt() -> None:
+    """One seed near the reference does not matter where the others are far enough."""
+    for losses, status in (
+        ([0.9, 5.0, 400.0], "transfers"),
+        ([0.62, 5.0, 400.0], "transfers"),
+        ([0.61, 0.65, 0.7], "undecided"),
+        ([0.3, 5.0, 400.0], "undecided"),  # below the floor: the assumption is wrong
+    ):
+        assert judge(_lopsided(CALM, losses), 0.0, EPSILON).status == status
+
+
+WILD = (1.0, 2.0, 6.0)
+"""Too different for a variance to say anything."""
 
 
 def test_wild_reference_fails_only_beyond_doubt() -> None:
-    """Markov's bound by hand: 2 * ((epsilon + floor) / (least excess + floor)) ** 3 <= 0.05."""
     floor = 10 * EPSILON  # the basin's noise is 0.0002 and adds little
-    least = (EPSILON + floor) / (0.05 / 2) ** (1 / 3) - floor
-    for factor, status in ((1.1, "does not transfer"), (0.9, "undecided")):
-        losses = [0.6 + factor * least, 5.0, 400.0]
+    x = _scale(2 / 0.05, WILD, floor)
+    for factor, status in ((1.05, "does not transfer"), (0.95, "undecided")):
+        losses = [calm + factor * x * m for calm, m in zip(CALM, WILD, strict=True)]
         assert judge(_lopsided(losses, CALM), 0.0, EPSILON).status == status
 
 
@@ -206,9 +239,9 @@ def test_few_seeds_make_the_floor_wide() -> None:
     }
     sd = 0.01
     floor = 10 * EPSILON + stats.t.ppf(1 - 0.05 / 2, 1) * sd
-    least = (EPSILON + floor) / (0.05 / 2) ** 0.5 - floor
+    x = _scale(2 / 0.05, (1.0, 3.0), floor)
     for factor, status in ((1.01, "does not transfer"), (0.99, "undecided")):
-        cells[2.0, 0.0] = {0: 0.6 + factor * least, 1: 90.0}
+        cells[2.0, 0.0] = {0: 0.6 + factor * x, 1: 0.6 + factor * 3 * x}
         cells[2.0, 1.0] = calm
         assert judge(cells, 0.0, EPSILON).status == status
 
@@ -225,7 +258,8 @@ def test_a_wild_comparator_is_no_evidence_against_the_reference() -> None:
 
 def test_the_level_is_shared_by_all_comparators_of_a_far_reference() -> None:
     """What two cells show beyond doubt, 14 must show more clearly."""
-    few = _lopsided([0.6 + 0.16, 5.0, 400.0], CALM)
+    x = _scale(100, WILD, 10 * EPSILON)  # 2 cells ask for 40, 14 for 280
+    few = _lopsided([c + x * m for c, m in zip(CALM, WILD, strict=True)], CALM)
     many = dict(few)
     for k in range(2, 8):
         for size in (1.0, 2.0):

@@ -78,6 +78,17 @@ def test_json_and_more_is_better(table: pd.DataFrame, tmp_path: Path, command: C
     assert scion["status"] == "transfers" and scion["maximise"] and scion["level"] == 0.01
 
 
+def test_figures_are_drawn_where_they_are_asked_for(
+    table: pd.DataFrame, tmp_path: Path, command: Command
+) -> None:
+    options = (*NAMED, "--group", "optimizer", "--figures", "drawn")
+    done = command("verdict", "sweep.csv", *options, cwd=tmp_path)
+    names = ["curves.png", "curves.svg", "scaling.png", "scaling.svg"]
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == names
+    assert all(f"drawn/{name}" in done.stdout for name in names)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -93,6 +104,7 @@ def test_json_and_more_is_better(table: pd.DataFrame, tmp_path: Path, command: C
         (("sweep.csv", *NAMED, "--study", "mine"), "--study is for studies, and sweep.csv is"),
         (("digits-mlp", "--x", "lr"), "--x is for a table of runs"),
         (("digits-mlp", "--maximise"), "--maximise is for a table of runs"),
+        (("digits-mlp", "--figures", "drawn"), "--figures is for a table of runs"),
         (("digits-mlp", "--epsilon", "0"), "--epsilon is for a table of runs"),
         (("sweep.csv", *NAMED, "--train.steps", "3"), "verdict does not take '--train.steps 3'"),
     ],
