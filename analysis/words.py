@@ -76,7 +76,8 @@ def _not(
     text = (
         f"At {size_name} {worst.size:.12g}, {who} loses {worst.regret:.2g} {metric} against the "
         f"best setting, at least {worst.lower:.2g} with {_sure(judgement.level)} confidence "
-        f"({seeds}; {judgement.epsilon:.3g} matters); clearest against {_better(worst, columns, transferred)}"
+        f"({seeds}; {judgement.epsilon:.3g} matters); clearest against "
+        f"{_better(worst, columns, transferred)}"
     )
     if bad[0].size == judgement.sizes[0].size:
         text += f"; it is not the best at the smallest {size_name} either, so tune again there"
