@@ -4,7 +4,7 @@ Draws what curves.py and claims.py return and computes nothing of its own.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ from analysis.style import (
     size_axis,
     size_colors,
 )
+from analysis.words import axes_text
 
 __all__ = ["Panel", "plot_curves", "plot_scaling", "save"]
 
@@ -249,18 +250,6 @@ def _foot(panels: Sequence[Panel]) -> str:
         own = {k: v for k, v in axes.items() if k not in shared}
         lines += [f"{title}: {axes_text(own)}"] if own else []
     return "\n".join(lines)
-
-
-def axes_text(axes: Mapping[str, object]) -> str:
-    """Write fixed axes as a reader says them: `batch size 128, not constrained`."""
-
-    def text(name: str, value: object) -> str:
-        name = name.replace("_", " ")
-        if isinstance(value, bool):
-            return name if value else f"not {name}"
-        return f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
-
-    return ", ".join(text(name, value) for name, value in axes.items())
 
 
 def _scaling_limits(panels: Sequence[Panel]) -> tuple[float, float]:

@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.plots import axes_text
 from analysis.result import Comparison, Verdict
 from analysis.style import GREY, Color, caption, clean, new_figure, size_colors
+from analysis.words import axes_text
 
 
 def plot_radii(verdict: Verdict) -> Figure:

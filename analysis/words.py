@@ -23,6 +23,24 @@ def number(value: float) -> str:
     return f"{value:.4g}"
 
 
+def axes_text(axes: Mapping[str, object]) -> str:
+    """Write fixed axes as a reader says them: `batch size 128, not constrained`."""
+
+    def text(name: str, value: object) -> str:
+        name = name.replace("_", " ")
+        if isinstance(value, bool):
+            return name if value else f"not {name}"
+        return f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+
+    return ", ".join(text(name, value) for name, value in axes.items())
+
+
+def power_law(drift: Drift, hyperparameter: str, size_name: str, smallest: float) -> str:
+    """Write the line through the optima as a power of the size."""
+    there, slope = number(2 ** drift.log2_at(smallest)), round(drift.slope, 2) + 0.0
+    return f"best {hyperparameter} = {there} ({size_name} / {smallest:.12g})^{slope:.2f}"
+
+
 def setting(values: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {number(v)}" for name, v in values.items())
 

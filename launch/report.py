@@ -59,6 +59,8 @@ def print_verdicts(
     console: Console, verdicts: Mapping[str, Mapping[str, "Verdict"]], *, of_study: bool = True
 ) -> None:
     """Print the verdict of every arm or group: a table of sizes, then its sentences."""
+    from analysis.words import axes_text, power_law
+
     for name, claims in verdicts.items():
         main = next(iter(claims.values()))
         console.print()
@@ -69,7 +71,10 @@ def print_verdicts(
                 console.print(f"  note: {note}", markup=False)
             _print_next_runs(console, verdict, of_study)
         if main.drift is not None:
-            console.print(f"drift of the optimum: {_drift(main.drift)}", markup=False)
+            law = power_law(main.drift, main.hyperparameter, main.size_name, main.rows[0].size)
+            console.print(f"drift of the optimum: {_drift(main.drift)}: {law}", markup=False)
+        if main.fixed:
+            console.print(f"holds for: {axes_text(main.fixed)}", markup=False)
 
 
 def _print_next_runs(console: Console, verdict: "Verdict", of_study: bool) -> None:
@@ -89,13 +94,6 @@ def _print_next_runs(console: Console, verdict: "Verdict", of_study: bool) -> No
         console.print(
             "  more seeds everywhere: add numbers to --sweep.seeds (halves the level)", markup=False
         )
-
-
-def print_fixed(console: Console, verdict: "Verdict") -> None:
-    """Name what did not vary."""
-    if verdict.fixed:
-        named = ", ".join(f"{name} {value}" for name, value in verdict.fixed.items())
-        console.print(f"holds for: {named}", markup=False)
 
 
 def _drift(drift: "Drift") -> str:

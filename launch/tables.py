@@ -50,7 +50,6 @@ def judge_table(options: argparse.Namespace) -> int:
         for name, verdict in found.items():
             claims = {verdict.hyperparameter: verdict}
             report.print_verdicts(console, {name: claims}, of_study=False)
-            report.print_fixed(console, verdict)
         if files:
             report.print_files(console, files)
     return exit_code(next(iter(found.values())).status) if options.exit_code else DONE
