@@ -220,8 +220,7 @@ def _rule_sweep(
         return "undecided", words.not_tuned(small, x, size)
     edges = [c for c in curves if c.censored is not None]
     if edges and judgement.status != "does not transfer":
-        bounded = judgement.status == "transfers"
-        return "undecided", words.at_edge(edges, x, size, bounded)
+        return "undecided", words.at_edge(edges, judgement, (transferred,), x, size)
     seeds = num_seeds(judgement)
     return judgement.status, words.reason(judgement, [x], (transferred,), size, y, seeds)
 

@@ -21,6 +21,8 @@ Ints = npt.NDArray[np.integer[Any]]
 Censored = Literal["below", "above"] | None
 
 _REACH = 2  # cells on each side of the argmin that the parabola sees
+_FARTHEST = 1e6
+"""Basins above the best beyond which a cell weighs nothing anyway."""
 _NUM_DRAWS = 400
 _COVERAGE = 0.95
 _TIE = 1e-12
@@ -222,7 +224,7 @@ class _Grid:
         self.argmin = self._argmin(prefer)
         self.window = self.window_at(self.argmin) if self.finite.size else self.finite
         best = np.nanmin(self.mean) if self.finite.size else math.nan
-        excess = (self.mean - best) / (BASIN * epsilon)
+        excess = np.minimum((self.mean - best) / (BASIN * epsilon), _FARTHEST)
         self.basin = self.window[excess[self.window] <= 1]
         # Inverse variance of the mean, fading where the curve is no parabola any more.
         self.weight: Array = self.num_seeds / (1 + excess**4) ** 2
@@ -297,8 +299,8 @@ def _censored(g: _Grid) -> Censored:
 def _optimum(g: _Grid, noise: Noise, seed: int) -> tuple[float, float, float]:
     """Vertex of the parabola and its interval, clipped to one cell about the argmin.
 
-    The interval is a parametric bootstrap of the whole estimate: every redrawing has its own argmin
-    and so its own window.
+    The interval is a parametric bootstrap: every redrawing of the means has its own argmin and so
+    its own window. With an argmin on the grid's edge the optimum may lie beyond it.
     """
     t, argmin = np.log2(g.x), g.argmin
     if g.window.size < 3:
@@ -314,8 +316,13 @@ def _optimum(g: _Grid, noise: Noise, seed: int) -> tuple[float, float, float]:
     vertices = np.empty(_NUM_DRAWS)
     for at in np.unique(lowest):
         vertices[lowest == at] = _vertices(g, int(at), drawn[lowest == at])
+    vertices[lowest == 0] = -math.inf
+    if not g.at_limit:
+        vertices[lowest == t.size - 1] = math.inf
     vertex = float(_vertices(g, argmin, g.mean[None])[0])
-    low, high = np.quantile(vertices, [0.5 - _COVERAGE / 2, 0.5 + _COVERAGE / 2])
+    # Of two infinite draws there is no mean.
+    low = np.quantile(vertices, 0.5 - _COVERAGE / 2, method="lower")
+    high = np.quantile(vertices, 0.5 + _COVERAGE / 2, method="higher")
     return vertex, float(min(low, vertex)), float(max(high, vertex))
 
 

@@ -19,13 +19,14 @@ def panels_of(
     group: str | None = None,
     seed: str | None = SEED,
     status: str | None = STATUS,
+    x_limit: float | None = None,
 ) -> list[Panel]:
     """Return what `plot_curves` and `plot_scaling` draw of a judged table.
 
     Args:
         df: The table that was judged.
         judged: What `verdicts` made of it; the other columns' names are in there.
-        group, seed, status: As given to `verdicts`.
+        group, seed, status, x_limit: As given to `verdicts`.
     """
     found = []
     for name, rows in parts(df, group):
@@ -34,6 +35,6 @@ def panels_of(
         columns: dict[str, Any] = {"x": x, "y": v.metric, "size": v.size_name}
         columns |= {"seed": seed, "status": status, "group": group, "maximise": v.maximise}
         table = tidy(rows, **columns)
-        curves = build_curves(table, epsilon=v.epsilon, prefer=v.transferred[x])
+        curves = build_curves(table, epsilon=v.epsilon, x_limit=x_limit, prefer=v.transferred[x])
         found.append(Panel(name, curves, v))
     return found

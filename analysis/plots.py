@@ -179,9 +179,16 @@ def _draw_curve(ax: Axes, curve: Curve, color: Color, level: int) -> None:
         return
     ok = np.isfinite(curve.mean)
     height = float(np.interp(curve.optimum_log2, t[ok], curve.mean[ok]))
-    sides = [[curve.optimum_log2 - curve.optimum_low], [curve.optimum_high - curve.optimum_log2]]
+    sides = _bar(curve)
     ax.errorbar(curve.optimum_log2, height, xerr=sides, color=color, marker="D", markersize=6.5,
                 markeredgecolor="white", capsize=2.5, linewidth=1.5, zorder=5)  # fmt: skip
+
+
+def _bar(curve: Curve) -> list[list[float]]:
+    """Lengths of an interval's two sides; an endless one goes an octave beyond the grid."""
+    t, at = np.log2(curve.x), curve.optimum_log2
+    low, high = max(curve.optimum_low, t[0] - 1), min(curve.optimum_high, t[-1] + 1)
+    return [[float(at - low)], [float(high - at)]]
 
 
 def _loss_limits(curves: Sequence[Curve]) -> tuple[float, float]:
@@ -285,7 +292,7 @@ def _draw_optima(ax: Axes, panel: Panel, color: str, marker: str, shift: float) 
             ax.plot(c.size * shift, c.optimum_log2, marker=arrow, markersize=9, color=color,
                     markerfacecolor="none", linestyle="none")  # fmt: skip
             continue
-        sides = [[c.optimum_log2 - c.optimum_low], [c.optimum_high - c.optimum_log2]]
+        sides = _bar(c)
         ax.errorbar(c.size * shift, c.optimum_log2, yerr=sides, color=color, marker=marker,
                     markersize=6, capsize=3, linestyle="none")  # fmt: skip
     if panel.drift is not None:

@@ -38,8 +38,9 @@ S = TypeVar("S", bound=Hashable)
 BASIN = 10.0
 """A cell is in the basin if its mean is within BASIN * epsilon of the size's best."""
 
-_FAR_LEVEL = 0.1
 _FLOOR_SDS = 4.0
+_BET_ON_WORSE, _BET_ON_BETTER = 0.5, 0.1
+"""Parts of the level: a wild comparator has no use for the bound, a bad reference mostly has."""
 _BETS = (0.25, 0.5, 0.75, 1.0)
 
 
@@ -271,19 +272,24 @@ class _Bounds(Generic[S]):
             return Cell(size, s, None, n, p.num_diverged, None, 0, -math.inf, top, False, diverged)
         mean, n = p.mean, len(p.values)
         variance, df = self.variance(p, size, s)
-        sure = 1 - self.level / self.num_cells
+        # Outside of the basin there is a bet beside the bound, and they share the level.
+        bets = (0.0, 0.0) if p.in_basin else (_BET_ON_WORSE, _BET_ON_BETTER)
+        worse, better = (self.level * part for part in bets)
+        level, share = self.level - worse, (self.level - better) / self.num_cells
         # Worse than H0 "better by epsilon", and better than H0 "worse by epsilon at most".
-        far_worse = self.far([-v for v in p.values], -self.epsilon, _FAR_LEVEL)
+        far_worse = bool(worse) and self.far([-v for v in p.values], -self.epsilon, worse)
         # Of a wild comparator the losses have no floor that the reference's could be held against.
-        far_better = p.calm and not p.in_basin and self.far(p.values, self.epsilon, 1 - sure)
+        far_better = (
+            bool(better) and p.calm and self.far(p.values, self.epsilon, better / self.num_cells)
+        )
         if df == 0:
             low, high, se = -math.inf, math.inf, None
         else:
             se = math.sqrt(variance / n)
-            low = mean - t_quantile(df, sure) * se
-            high = mean + t_quantile(df, 1 - self.level) * se
+            low = mean - t_quantile(df, 1 - share) * se
+            high = mean + t_quantile(df, 1 - level) * se
         if far_better:
-            low = max(low, BASIN * self.epsilon)
+            low = max(low, math.nextafter(self.epsilon, math.inf))
         return Cell(size, s, mean, n, 0, se, df, low, high, far_worse, False)
 
     def variance(self, p: _Pair, size: float, s: S) -> tuple[float, int]:
@@ -292,15 +298,16 @@ class _Bounds(Generic[S]):
             return p.variance, p.df
         if s not in self.pooled:
             return self.common
-        # Noise may grow with the size and along the grid. So the larger counts of what the
-        # comparator shows at all sizes and what all cells of this size show, or this cell alone.
-        # That is less sure than their degrees say together: as sure as the lesser of the two, or,
-        # where the cell's own are among the comparator's, as what is left without one size's.
-        pooled, df, alone = self.pooled[s]
+        # Noise may grow with the size and along the grid. So what all cells of this size show is
+        # multiplied by how much noisier the comparator is than others over all sizes. Where a size
+        # has too few cells for that, the cell's own variance counts if it is the larger one; that
+        # is as sure as what is left without one size's.
+        pooled, df, df_of_others = self.pooled[s]
         here = self.noise_at[size]
-        if p.df and min(here.df, df) > alone:
-            return max(2 * here.variance, pooled), min(here.df, df)
-        return max(p.variance, pooled), alone
+        if p.df and min(here.df, df) > df_of_others:
+            noisier = max(1.0, pooled / self.common[0]) if self.common[0] else 1.0
+            return max(2 * here.variance * noisier, pooled), min(here.df, df)
+        return max(p.variance, pooled), df_of_others
 
     def _common_noise(self) -> tuple[float, int]:
         """Noise of the whole basin, or of the curves' smoothness; (0, 0) if unknown."""

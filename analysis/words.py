@@ -111,10 +111,13 @@ def _undecided(
     seeds: str,
 ) -> str:
     who = _home(columns, transferred)
-    untested = [f"{j.size:.12g}" for j in judgement.sizes if j.untested]
-    if untested:
-        return f"There is no run with {who} at {size_name} {', '.join(untested)}."
-    open_ = [j for j in judgement.sizes if j.upper is None or j.upper > judgement.epsilon]
+    if untested := _untested(judgement, who, size_name):
+        others = [
+            f"{j.size:.12g}" for j in judgement.sizes if not j.untested and _open(j, judgement)
+        ]
+        more = f" The noise leaves it open at {size_name} {', '.join(others)} too."
+        return untested + (more if others else "")
+    open_ = [j for j in judgement.sizes if _open(j, judgement)]
     unknown = [f"{j.size:.12g}" for j in open_ if j.upper is None]
     if unknown:
         return (
@@ -128,6 +131,15 @@ def _undecided(
         f"{worst.upper:.2g} {metric} against {_better(worst, columns, transferred)} ({seeds}; "
         f"{judgement.epsilon:.3g} matters)."
     )
+
+
+def _open(j: SizeJudgement[Point], judgement: Judgement[Point]) -> bool:
+    return j.upper is None or j.upper > judgement.epsilon
+
+
+def _untested(judgement: Judgement[Point], who: str, size_name: str) -> str:
+    sizes = [f"{j.size:.12g}" for j in judgement.sizes if j.untested]
+    return f"There is no run with {who} at {size_name} {', '.join(sizes)}." if sizes else ""
 
 
 def _better(j: SizeJudgement[Point], columns: Sequence[str], transferred: Point) -> str:
@@ -154,18 +166,26 @@ def not_tuned(curve: Curve, hyperparameter: str, size_name: str) -> str:
     )
 
 
-def at_edge(edges: Sequence[Curve], hyperparameter: str, size_name: str, bounded: bool) -> str:
-    """`bounded`: apart from the edge, the bounds would say that it transfers."""
+def at_edge(
+    edges: Sequence[Curve],
+    judgement: Judgement[Point],
+    transferred: Point,
+    hyperparameter: str,
+    size_name: str,
+) -> str:
+    """Name the edges, and what else leaves it open."""
     where = "; ".join(
         f"{'smallest' if c.censored == 'below' else 'largest'} grid value "
         f"{number(c.best_x)} at {size_name} {c.size:.12g}"
         for c in edges
     )
-    rest = "" if bounded else ", and the noise leaves other sizes open"
+    noisy = any(_open(j, judgement) for j in judgement.sizes if not j.untested)
+    rest = ", and the noise leaves other sizes open" if noisy else ""
+    untested = _untested(judgement, _home([hyperparameter], transferred), size_name)
     return (
         f"The best {hyperparameter} lies on the grid's edge ({where}), so a better one may lie "
-        f"outside{rest}."
-    )
+        f"outside{rest}. {untested}"
+    ).rstrip()
 
 
 def plain_drift(drift: Drift | None, hyperparameter: str, size_name: str) -> str:

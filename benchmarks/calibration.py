@@ -52,6 +52,8 @@ class Kind:
     """Two octaves above the optimum losses are wild, three above every run diverges."""
     unshared: bool = False
     """Seeds share nothing."""
+    better_above: bool = False
+    """The better setting is the larger stepsize, where growing noise is larger."""
 
 
 KINDS = {
@@ -62,6 +64,9 @@ KINDS = {
     "noise 0.1": Kind(noise=0.1),
     "noise 3": Kind(noise=3.0),
     "noise grows with stepsize and size": Kind(grows_with_stepsize=0.3, grows_with_size=0.5),
+    "the same, better setting above": Kind(
+        grows_with_stepsize=0.3, grows_with_size=0.5, better_above=True
+    ),
     "heavy tails (t, 3 degrees)": Kind(tails=3.0),
     "a cliff above the optimum": Kind(cliff=True),
     "half octaves": Kind(spacing=0.5),
@@ -137,7 +142,8 @@ def count(kind: Kind, num_sweeps: int, seed: int) -> dict[str, Any]:
     found: dict[str, Any] = asdict(kind)
     for name, regret in REGRETS.items():
         rng = np.random.default_rng([seed, round(100 * regret)])
-        optima = (0.0, 0.0, 0.0, optimum_for(kind, regret))
+        side = -1 if kind.better_above else 1
+        optima = (0.0, 0.0, 0.0, side * optimum_for(kind, regret))
         statuses = [judged(rng, kind, optima).status for _ in range(num_sweeps)]
         for status in ("transfers", "does not transfer", "undecided"):
             found[f"{status} at {name}"] = statuses.count(status) / num_sweeps

@@ -10,7 +10,7 @@ from rich.table import Table
 from sweeps.tune import Tuned
 
 if TYPE_CHECKING:
-    from analysis import Drift, Verdict
+    from analysis import Drift, SizeRow, Verdict
     from launch.pipeline import Finished
 
 
@@ -124,7 +124,6 @@ def _verdict_table(name: str, verdict: "Verdict") -> Table:
         table.add_column(head, justify="right", no_wrap=True)
     for row in verdict.rows:
         known = row.optimum_log2 is not None and row.censored is None
-        interval = known and row.optimum_low is not None
         beyond = {"below": "≤ ", "above": "≥ ", None: ""}[row.censored]
         edge = "-" if row.best_x is None else f"{beyond}{math.log2(row.best_x):.2f}"
         table.add_row(
@@ -135,9 +134,15 @@ def _verdict_table(name: str, verdict: "Verdict") -> Table:
             number(row.regret),
             number(row.regret_upper),
             number(row.optimum_log2, 2) if known else edge,
-            f"{row.optimum_low:.2f} … {row.optimum_high:.2f}" if interval else "-",
+            _interval(row) if known else "-",
         )
     return table
+
+
+def _interval(row: "SizeRow") -> str:
+    """Write an interval; an end that lies beyond the grid is left out."""
+    low, high = ("" if end is None else f"{end:.2f}" for end in (row.optimum_low, row.optimum_high))
+    return f"{low} … {high}".strip() if low or high else "-"
 
 
 def print_check(console: Console, done: "Finished") -> None:

@@ -26,7 +26,7 @@ _STEPS_BEFORE = 3
 _SHARE_SAVED = 0.5
 """Of a step's time, where it is compiled: 0.43 to 0.67 on an H100, see docs/performance.md."""
 _COLD_S, _WARM_S = 13.0, 3.0
-"""Seconds that compiling takes, without and with torch's cache on disk: 11 to 14 and 2 to 4 for the
+"""Seconds that compiling takes, without and with torch's cache on disk: 11 to 14 and 2 to 6 for the
 shallow GPT on an H100, and some more for the first program of a process."""
 _MOST_KEPT = 8
 

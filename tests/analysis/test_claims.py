@@ -219,6 +219,24 @@ def test_where_the_transferred_value_was_not_run_the_verdict_is_open() -> None:
     assert judged(drifting[~at(drifting, 256, 2**-3)]).status == "does not transfer"
 
 
+def test_the_transferred_value_may_be_missing_at_the_smallest_size() -> None:
+    df = sweep((-3.0,) * 3)
+    v = judged(df[~at(df, 32, 2**-3)])
+    assert v.status == "undecided" and "no run with stepsize 2^-3 at width 32" in v.reason
+
+
+def test_an_edge_and_a_missing_run_are_both_named() -> None:
+    df = sweep((-3.0, 2.0, -3.0))
+    text = judged(df[~at(df, 128, 2**-3) & ((df["width"] != 64) | (df["stepsize"] < 2**-2))]).reason
+    assert "grid's edge (largest grid value 2^-3 at width 64)" in text
+    assert text.endswith("There is no run with stepsize 2^-3 at width 128.") and "noise" not in text
+
+
+def test_an_optimum_beside_the_edge_may_lie_beyond_it() -> None:
+    v = judged(sweep((-3.0, -3.0), grid=range(-4, 1), sigma=0.02, curvature=0.002))
+    assert any(row.optimum_low is None for row in v.rows if row.censored is None)
+
+
 def test_grids_may_differ_between_sizes() -> None:
     df = sweep((-3.0,) * 4)
     odd = np.log2(df["stepsize"]) % 2 == 1

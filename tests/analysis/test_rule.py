@@ -217,7 +217,7 @@ WILD = (1.0, 2.0, 6.0)
 
 def test_wild_reference_fails_only_beyond_doubt() -> None:
     floor = 10 * EPSILON  # the basin's noise is 0.0002 and adds little
-    x = _scale(2 / 0.05, WILD, floor)
+    x = _scale(2 * 10 / 0.05, WILD, floor)  # two cells, a tenth of the level
     for factor, status in ((1.05, "does not transfer"), (0.95, "undecided")):
         losses = [calm + factor * x * m for calm, m in zip(CALM, WILD, strict=True)]
         assert judge(_lopsided(losses, CALM), 0.0, EPSILON).status == status
@@ -238,8 +238,8 @@ def test_few_seeds_make_the_floor_wide() -> None:
         (1.0, 1.0): {0: 0.60 - 0.01 / math.sqrt(2), 1: 0.60 + 0.01 / math.sqrt(2)},
     }
     sd = 0.01
-    floor = 10 * EPSILON + stats.t.ppf(1 - 0.05 / 2, 1) * sd
-    x = _scale(2 / 0.05, (1.0, 3.0), floor)
+    floor = 10 * EPSILON + stats.t.ppf(1 - 0.05 / 10 / 2, 1) * sd
+    x = _scale(2 * 10 / 0.05, (1.0, 3.0), floor)
     for factor, status in ((1.01, "does not transfer"), (0.99, "undecided")):
         cells[2.0, 0.0] = {0: 0.6 + factor * x, 1: 0.6 + factor * 3 * x}
         cells[2.0, 1.0] = calm
@@ -258,7 +258,7 @@ def test_a_wild_comparator_is_no_evidence_against_the_reference() -> None:
 
 def test_the_level_is_shared_by_all_comparators_of_a_far_reference() -> None:
     """What two cells show beyond doubt, 14 must show more clearly."""
-    x = _scale(100, WILD, 10 * EPSILON)  # 2 cells ask for 40, 14 for 280
+    x = _scale(1000, WILD, 10 * EPSILON)  # 2 cells ask for 400, 14 for 2,800
     few = _lopsided([c + x * m for c, m in zip(CALM, WILD, strict=True)], CALM)
     many = dict(few)
     for k in range(2, 8):
@@ -266,6 +266,35 @@ def test_the_level_is_shared_by_all_comparators_of_a_far_reference() -> None:
             many[size, float(k)] = {r: v + 0.001 * k for r, v in few[size, 1.0].items()}
     assert judge(few, 0.0, EPSILON).status == "does not transfer"
     assert judge(many, 0.0, EPSILON).status == "undecided"
+
+
+def test_the_level_is_that_of_what_may_block_too() -> None:
+    """Two of three seeds are better by ten epsilon: a rare wild one is no proof at any level."""
+    losses = [0.55, 0.551, 40.0]
+    found = [judge(_lopsided(CALM, losses), 0.0, EPSILON, level=v).status for v in (0.05, 0.001)]
+    assert found == ["transfers", "undecided"]
+
+
+def test_the_noise_of_a_size_by_hand() -> None:
+    """Three settings of the basin and a far one at each of two sizes, three seeds."""
+    rng = np.random.default_rng(5)
+    x = 1 + 0.001 * rng.standard_normal((2, 4, 3)) * np.array([1.0, 3.0])[:, None, None]
+    x[:, 3] += 0.2
+    cells: Cells = {
+        (float(w), float(s)): dict(enumerate(x[w, s].tolist())) for w in (0, 1) for s in range(4)
+    }
+    left = x[:, :3] - x[:, :3].mean(1, keepdims=True) - x[:, :3].mean(2, keepdims=True)
+    left += x[:, :3].mean((1, 2), keepdims=True)
+    here = (left**2).sum((1, 2)) / 4
+    differences = x[:, :1] - x[:, 1:3]
+    own = differences.var(2, ddof=1)  # (size, comparator)
+    for c in judge(cells, 0.0, EPSILON).cells:
+        w, s = int(c.size), int(c.comparator)
+        if s == 3:
+            continue  # far: on its own
+        noisier = max(1.0, own[:, s - 1].mean() / own.mean())
+        variance = max(2 * here[w] * noisier, own[:, s - 1].mean())
+        assert c.df == 4 and c.std_error == pytest.approx(math.sqrt(variance / 3))
 
 
 def test_basin_does_not_pool_with_wild_cells() -> None:
