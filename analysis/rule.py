@@ -39,9 +39,11 @@ BASIN = 10.0
 """A cell is in the basin if its mean is within BASIN * epsilon of the size's best."""
 
 _FLOOR_SDS = 4.0
-_BET_ON_WORSE, _BET_ON_BETTER = 0.5, 0.1
-"""Parts of the level: a wild comparator has no use for the bound, a bad reference mostly has."""
-_BETS = (0.25, 0.5, 0.75, 1.0)
+_BET_ON_WORSE, _BET_ON_BETTER = 2.0, 0.1
+"""Levels of bets, as parts of the level. The one on a better setting is taken from the bound beside
+it, which mostly serves better. The one on a worse setting comes on top: Markov's bound is reached
+only by losses that lie at the floor but for rare blow-ups."""
+_BETS = (0.5, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,22 +274,20 @@ class _Bounds(Generic[S]):
             return Cell(size, s, None, n, p.num_diverged, None, 0, -math.inf, top, False, diverged)
         mean, n = p.mean, len(p.values)
         variance, df = self.variance(p, size, s)
-        # Outside of the basin there is a bet beside the bound, and they share the level.
-        bets = (0.0, 0.0) if p.in_basin else (_BET_ON_WORSE, _BET_ON_BETTER)
-        worse, better = (self.level * part for part in bets)
-        level, share = self.level - worse, (self.level - better) / self.num_cells
+        wild = not p.in_basin
+        bet = _BET_ON_BETTER * self.level / self.num_cells if wild else 0.0
+        share = self.level / self.num_cells - bet
         # Worse than H0 "better by epsilon", and better than H0 "worse by epsilon at most".
-        far_worse = bool(worse) and self.far([-v for v in p.values], -self.epsilon, worse)
+        less = [-v for v in p.values]
+        far_worse = wild and self.far(less, -self.epsilon, _BET_ON_WORSE * self.level)
         # Of a wild comparator the losses have no floor that the reference's could be held against.
-        far_better = (
-            bool(better) and p.calm and self.far(p.values, self.epsilon, better / self.num_cells)
-        )
+        far_better = wild and p.calm and self.far(p.values, self.epsilon, bet)
         if df == 0:
             low, high, se = -math.inf, math.inf, None
         else:
             se = math.sqrt(variance / n)
             low = mean - t_quantile(df, 1 - share) * se
-            high = mean + t_quantile(df, 1 - level) * se
+            high = mean + t_quantile(df, 1 - self.level) * se
         if far_better:
             low = max(low, math.nextafter(self.epsilon, math.inf))
         return Cell(size, s, mean, n, 0, se, df, low, high, far_worse, False)

@@ -194,7 +194,7 @@ def _scale(odds: float, multiples: tuple[float, ...], floor: float) -> float:
 
     def surplus(x: float) -> float:
         ratios = [(m * x + floor) / (EPSILON + floor) for m in multiples]
-        bets = [np.prod([1 - b + b * y for y in ratios]) for b in (0.25, 0.5, 0.75, 1.0)]
+        bets = [np.prod([1 - b + b * y for y in ratios]) for b in (0.5, 1.0)]
         return float(np.mean(bets)) - odds
 
     return float(optimize.brentq(surplus, 0.0, 100.0))
