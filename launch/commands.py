@@ -48,9 +48,8 @@ COMMANDS: dict[str, Command] = {
     ),
     "verdict": Command(
         help="judge a finished sweep, or anybody's table of runs",
-        text="Judge a finished sweep, or FILE.csv, .parquet or .jsonl with one row a run: does the "
-        "tuned setting transfer? Trains nothing. With --exit-code the exit code is 0 if the first "
-        "arm or group transfers, 3 if not, 4 if undecided.",
+        text="Judge a finished sweep, or FILE.csv, .parquet or .jsonl with a row a run. "
+        "--exit-code: 0 if the first arm or group transfers, 3 if not, 4 if undecided.",
         example="lmo-transfer verdict sweep.csv --x lr --y loss --size width --epsilon 0.01",
         fields=False,
     ),
