@@ -297,8 +297,8 @@ def _on_grid(
     if len(missing) == len(curves) or (everywhere and missing):
         grid = ", ".join(f"{v:g}" for v in curves[0].x)
         raise ValueError(
-            f"the transferred {x} {transferred:g} must be a grid point of the {size}s, it is "
-            f"missing at {', '.join(missing)}; the grid at {curves[0].size:.12g} is {grid}"
+            f"the transferred {x} {transferred:g} must be a grid point, it is missing at {size} "
+            f"{', '.join(missing)}; the grid at {curves[0].size:.12g} is {grid}"
         )
     return float(next(hit[0] for hit in hits if hit.size))
 

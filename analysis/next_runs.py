@@ -47,17 +47,16 @@ def more_seeds(
     Computed for the next look, at half the level, as if means and variances
     stayed as they are. Where the reference was not run, as many as others have.
     """
-    untested = [j.size for j in judgement.sizes if j.untested]
-    first = [
-        _run(size, at, max(len(losses) for (w, _), losses in cells.items() if w == size))
-        for size in untested
-        for at in [dict(zip(columns, reference, strict=True))]
+    home = dict(zip(columns, reference, strict=True))
+    runs = [
+        _run(j.size, home, max(len(losses) for (w, _), losses in cells.items() if w == j.size))
+        for j in judgement.sizes
+        if j.untested
     ]
     blocking = {(j.size, s) for j in judgement.sizes for s in j.blocking}
     open_cells = [c for c in judgement.cells if (c.size, c.comparator) in blocking]
     # A comparator that looks better by more than epsilon decides alone, against the transfer.
     ahead = [c for c in open_cells if (c.difference or 0.0) > judgement.epsilon]
-    runs = first
     for size in sorted({c.size for c in ahead or open_cells}):
         wanted = {
             c.comparator: _missing_seeds(c, judgement, len(cells[size, reference]))

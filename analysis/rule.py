@@ -16,8 +16,8 @@ best is one fixed comparator.
 
 Noise counts inside the basin only (mean regret <= 10 epsilon): far above the
 optimum losses are wild, and such a cell would inflate every bound it is pooled
-into. v is the larger of what the comparator shows over all sizes and what all
-cells of the size show (see _Bounds.variance). A cell far worse than the
+into. v is what all cells of the size show, times how much noisier than others the
+comparator is over all sizes (see _Bounds.variance). A cell far worse than the
 reference beyond doubt blocks nothing, and a reference that is so beside a calm
 cell does not transfer (see _Bounds.far): how far is far depends on the noise,
 and where the data do not tell the noise nothing is far.

@@ -12,25 +12,12 @@ if TYPE_CHECKING:
 
 def draw(done: Finished, verdicts: Mapping[str, Mapping[str, "Verdict"]]) -> list[Path]:
     """Draw every figure of the study as PNG and SVG and return the files."""
-    from analysis import Panel, build_curves, plot_curves, plot_radii, plot_scaling, save, tidy
+    from analysis import panels_of, plot_curves, plot_radii, plot_scaling, save
 
     panels = []
     for arm, claims in verdicts.items():
-        table = tidy(
-            done.runs(arm, "sweep"),
-            x="stepsize",
-            y="val_loss",
-            size=done.study.experiment.sweep.axis,
-            seed="seed",
-            group="arm",
-            status="status",
-        )
-        curves = build_curves(
-            table,
-            epsilon=claims["stepsize"].epsilon,
-            x_limit=largest_stepsize(done.tuned[arm].optimizer),
-        )
-        panels.append(Panel(title=arm, curves=curves, verdict=claims["stepsize"]))
+        runs, limit = done.runs(arm, "sweep"), largest_stepsize(done.tuned[arm].optimizer)
+        panels += panels_of(runs, {arm: claims["stepsize"]}, group="arm", x_limit=limit)
     folder = done.results / "figures"
     files = save(plot_curves(panels), folder / "loss_against_stepsize")
     files += save(plot_scaling(panels), folder / "scaling")

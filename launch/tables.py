@@ -39,18 +39,19 @@ def judge_table(options: argparse.Namespace) -> int:
     if options.study:
         raise UsageError(f"--study is for studies, and {options.source} is a table of runs")
     named = {name: getattr(options, name) for name in FLAGS if getattr(options, name) is not None}
-    table = read_table(options.source)
+    table, console = read_table(options.source), make_console()
     found = verdicts(table, **named)
-    files = _drawn(options, table, found) if options.figures else []
+    # Printed before anything is written: a folder may be read-only.
     if options.json:
         groups = {name: verdict.to_dict() for name, verdict in found.items()}
         print(json.dumps({"table": options.source, "groups": groups}, indent=2))
     else:
-        console = make_console()
         for name, verdict in found.items():
             claims = {verdict.hyperparameter: verdict}
             report.print_verdicts(console, {name: claims}, of_study=False)
-        if files:
+    if options.figures:
+        files = _drawn(options, table, found)
+        if not options.json:
             report.print_files(console, files)
     return exit_code(next(iter(found.values())).status) if options.exit_code else DONE
 

@@ -63,11 +63,11 @@ class Block(nn.Module):
         self.kv = nn.Linear(w, 2 * w, bias=False)
 
 
-def table() -> dict[str, tuple[str, str, int, int, str]]:
+def table() -> dict[str, tuple[object, ...]]:
     """Return role, norm, d_in, d_out and layout of every parameter of `Everything(16)`."""
     found = infer_roles(Everything(16), Everything(32))
     keys = ("role", "norm", "d_in", "d_out", "layout")
-    return {r["parameter"]: tuple(r[k] for k in keys) for r in found.to_records()}  # type: ignore[misc]
+    return {str(r["parameter"]): tuple(r[k] for k in keys) for r in found.to_records()}
 
 
 EXPECTED = {

@@ -90,6 +90,26 @@ OPTIMIZERS: dict[str, Callable[[RunConfig], OptimizerConfig]] = {
 }
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_weights_start_alike_whether_modules_draw_or_not(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = FAMILIES[family]
+    found = []
+    for draws in (False, True):
+        monkeypatch.setattr("transfer.stack._recent", {})
+        if draws:
+            monkeypatch.setattr("transfer.stack._keeps", lambda config: True)
+        found.append(Stack([replace(run, optimizer=scion(run))]).weights)
+    without, drawn = found
+    assert all(torch.equal(without[name], drawn[name]) for name in drawn)
+
+
+def test_what_is_kept_as_built_is_drawn() -> None:
+    kept = replace(RUN, optimizer=AdamWConfig(init="keep"))
+    assert all(bool(w.detach().ne(0).any()) for w in Stack([kept]).weights.values())
+
+
 # Every optimizer with one family and every family with one optimizer; the rest is their product.
 PAIRS = [("mlp", o) for o in OPTIMIZERS] + [(f, "scion") for f in FAMILIES if f != "mlp"]
 PAIRS += [("gpt", "adamw"), ("gpt", "muon"), ("vit", "muon")]
