@@ -1,11 +1,45 @@
 """Atomic checkpoints of one run: a killed process leaves the old one or the new one."""
 
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from transfer.files import replace_file
+
+
+_EVERY_S = 60.0
+_SHARE = 0.05
+"""Most of the time that may go into checkpoints, where no interval is asked for."""
+_BYTES_PER_S = 5e8
+"""Presumed of a disk before the first checkpoint is written."""
+
+
+class Interval:
+    """When to write the next checkpoints of a stack.
+
+    Args:
+        every_s: Seconds between them; None: a minute, or longer where writing takes long: twelve
+            runs of 100M weights are 10 GB, which took a fifth of the time at every minute.
+        num_bytes: What is to be written each time.
+    """
+
+    def __init__(self, every_s: float | None, num_bytes: int) -> None:
+        self._asked = every_s
+        self._since = time.monotonic()
+        self._every_s = self._fitting(num_bytes / _BYTES_PER_S)
+
+    def is_over(self) -> bool:
+        """Tell whether it is time to write."""
+        return time.monotonic() - self._since >= self._every_s
+
+    def restart(self, wrote_s: float) -> None:
+        """Begin the next one, after a writing that took so long."""
+        self._since, self._every_s = time.monotonic(), self._fitting(wrote_s)
+
+    def _fitting(self, writing_s: float) -> float:
+        return max(_EVERY_S, writing_s / _SHARE) if self._asked is None else self._asked
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

@@ -274,6 +274,11 @@ class Stack:
         self.stepper = make_stepper(self.trained, self.view, self.table, self.configs)
         self.stepper.load(states)
 
+    @property
+    def num_bytes(self) -> int:
+        """About what checkpoints of all runs hold: weights, and as much for the optimizer."""
+        return 2 * sum(w.numel() * w.element_size() for w in self.weights.values())
+
     def state(self, run: int) -> dict[str, Any]:
         """Return all that a checkpoint of one run needs, on its own storage."""
         return {

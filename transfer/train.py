@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from transfer.checkpoint import load_checkpoint, save_checkpoint
+from transfer.checkpoint import Interval, load_checkpoint, save_checkpoint
 from transfer.compiling import Pace
 from transfer.config import ComputeConfig, RunConfig
 from transfer.stack import Stack
@@ -53,7 +53,7 @@ def train(
     compute: ComputeConfig | None = None,
     *,
     checkpoint: Path | None = None,
-    checkpoint_every_s: float = 60.0,
+    checkpoint_every_s: float | None = None,
     on_step: Callable[[int], None] | None = None,
     on_note: Callable[[str], None] = warnings.warn,
 ) -> RunRecord:
@@ -62,9 +62,9 @@ def train(
     Args:
         config: What to train.
         compute: Where, and how many examples at once; by default on the CPU, whole batches.
-        checkpoint: File that is written every `checkpoint_every_s` seconds and, if it holds this
-            run, resumed from with the same result; removed at the end.
-        checkpoint_every_s: Seconds between checkpoints.
+        checkpoint: File that is written from time to time and, if it holds this run, resumed from
+            with the same result; removed at the end.
+        checkpoint_every_s: Seconds between checkpoints; None: as `checkpoint.Interval`.
         on_step: Called after every step with the number of steps done.
         on_note: Called with one line if the model cannot be compiled; by default a warning.
 
@@ -88,7 +88,7 @@ def train_stack(
     compute: ComputeConfig | None = None,
     *,
     checkpoints: dict[str, Path] | None = None,
-    checkpoint_every_s: float = 60.0,
+    checkpoint_every_s: float | None = None,
     on_step: Callable[[int], None] | None = None,
     on_note: Callable[[str], None] | None = None,
 ) -> list[RunRecord]:
@@ -101,7 +101,7 @@ def train_stack(
         configs: What to train; different runs.
         compute: As for `train`.
         checkpoints: A file for each run, by run id; as for `train`, whatever stack wrote it.
-        checkpoint_every_s: Seconds between checkpoints.
+        checkpoint_every_s: As for `train`.
         on_step: As for `train`; runs that resume from different steps are trained one step's runs
             after the other's.
         on_note: Called with one line if the runs cannot go through the model as one call, or cannot
@@ -154,23 +154,24 @@ def _carry_on(
     stack: Stack,
     pace: Pace,
     files: dict[str, Path],
-    checkpoint_every_s: float,
+    checkpoint_every_s: float | None,
     on_step: Callable[[int], None] | None,
 ) -> dict[str, RunRecord]:
     """Train a stack to its end and return the records by run id."""
     ended: dict[str, RunRecord] = {}
-    steps, saved = stack.configs[0].steps, time.monotonic()
+    steps, interval = stack.configs[0].steps, Interval(checkpoint_every_s, stack.num_bytes)
     while stack.step < steps:
         if stack.step % _STEPS_BETWEEN_LOOKS == 0 and not _part_with_broken(stack, pace, ended):
             return ended
         pace.advance(stack)
         if on_step is not None:
             on_step(stack.step)
-        if files and time.monotonic() - saved >= checkpoint_every_s:
+        if files and interval.is_over():
+            began = time.monotonic()
             for run, config in enumerate(stack.configs):
                 if config.run_id not in ended:
                     save_checkpoint(files[config.run_id], stack.state(run))
-            saved = time.monotonic()
+            interval.restart(time.monotonic() - began)
     judged = stack.validate()
     for run, (config, stopped) in enumerate(zip(stack.configs, stack.finite_steps(), strict=True)):
         if config.run_id not in ended:
