@@ -9,46 +9,53 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from analysis.axes import Axis, axes_of
     from analysis.claims import radii_verdict, verdict
     from analysis.coordinate_plot import plot_coordinates
     from analysis.coordinates import CoordinateCheck, LayerCheck, Slope, check_coordinates
-    from analysis.curves import Curve, Drift, build_curves, fit_drift
+    from analysis.drift import Drift, fit_drift
     from analysis.groups import verdicts
+    from analysis.landscapes import Landscape, build_landscapes
     from analysis.load import read_table, tidy
-    from analysis.panels import panels_of
-    from analysis.plots import Panel, plot_curves, plot_scaling
+    from analysis.optimum import Optimum, Region, Tilt
+    from analysis.panels import Panel, panels_of
+    from analysis.plots import plot_curves
     from analysis.radii import plot_radii
     from analysis.result import VERDICT_SCHEMA, Comparison, NextRun, SizeRow, Verdict
     from analysis.rule import Judgement, Noise, judge
+    from analysis.scaling_plot import plot_scaling
     from analysis.style import save
+    from analysis.surface_plot import plot_surface
 
-_MODULES = (
-    *("claims", "coordinate_plot", "coordinates", "curves", "groups", "load", "plots", "radii"),
-    *("result", "rule", "style"),
-)
 _HOME = {
+    "Axis": "axes",
     "Comparison": "result",
     "CoordinateCheck": "coordinates",
-    "Curve": "curves",
-    "Drift": "curves",
+    "Drift": "drift",
     "Judgement": "rule",
+    "Landscape": "landscapes",
     "LayerCheck": "coordinates",
     "NextRun": "result",
     "Noise": "rule",
-    "Panel": "plots",
+    "Optimum": "optimum",
+    "Panel": "panels",
+    "Region": "optimum",
     "SizeRow": "result",
     "Slope": "coordinates",
+    "Tilt": "optimum",
     "VERDICT_SCHEMA": "result",
     "Verdict": "result",
-    "build_curves": "curves",
+    "axes_of": "axes",
+    "build_landscapes": "landscapes",
     "check_coordinates": "coordinates",
-    "fit_drift": "curves",
+    "fit_drift": "drift",
     "judge": "rule",
     "panels_of": "panels",
     "plot_coordinates": "coordinate_plot",
     "plot_curves": "plots",
     "plot_radii": "radii",
-    "plot_scaling": "plots",
+    "plot_scaling": "scaling_plot",
+    "plot_surface": "surface_plot",
     "radii_verdict": "claims",
     "read_table": "load",
     "save": "style",
@@ -56,22 +63,28 @@ _HOME = {
     "verdict": "claims",
     "verdicts": "groups",
 }
+_MODULES = frozenset(_HOME.values())
 
 __all__ = [
-    "VERDICT_SCHEMA",
+    "Axis",
     "Comparison",
     "CoordinateCheck",
-    "Curve",
     "Drift",
     "Judgement",
+    "Landscape",
     "LayerCheck",
     "NextRun",
     "Noise",
+    "Optimum",
     "Panel",
+    "Region",
     "SizeRow",
     "Slope",
+    "Tilt",
+    "VERDICT_SCHEMA",
     "Verdict",
-    "build_curves",
+    "axes_of",
+    "build_landscapes",
     "check_coordinates",
     "fit_drift",
     "judge",
@@ -80,6 +93,7 @@ __all__ = [
     "plot_curves",
     "plot_radii",
     "plot_scaling",
+    "plot_surface",
     "radii_verdict",
     "read_table",
     "save",

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.curves import Curve, Drift, tied
+from analysis.axes import Axis
+from analysis.drift import fit_drift
+from analysis.grids import Point, tied
+from analysis.landscapes import Landscape
 from analysis.load import require_columns
 from analysis.result import Comparison, SizeRow, Verdict, finite
 from analysis.rule import Cell, Judgement, SizeJudgement, t_quantile
-from analysis.words import Point
 
 Cells = dict[tuple[float, Point], dict[int, float]]
 Fixed = Mapping[str, Any] | Sequence[str] | None
@@ -73,45 +75,53 @@ def assemble(
     judgement: Judgement[Point],
     cells: Cells,
     reference: Point,
-    columns: Sequence[str],
-    curves: Sequence[Curve],
-    drift: Drift | None,
+    axes: Sequence[Axis],
+    landscapes: Sequence[Landscape],
     maximise: bool = False,
     **rest: Any,
 ) -> Verdict:
-    """Join a judgement and the curves it belongs to; `rest` are the verdict's other fields."""
-    by_size, sign = {c.size: c for c in curves}, -1 if maximise else 1
+    """Join a judgement and the landscapes it belongs to; `rest` are the verdict's other fields."""
+    by_size, sign = {c.size: c for c in landscapes}, -1 if maximise else 1
     rows = tuple(
-        _row(j, cells, reference, columns, by_size.get(j.size), sign) for j in judgement.sizes
+        _row(j, cells, reference, axes, by_size.get(j.size), sign) for j in judgement.sizes
     )
-    sets = [set(c.near_optimal) for c in curves]
+    sets = [set(c.near_optimal) for c in landscapes]
+    drifts = {a.name: fit_drift(landscapes, k) for k, a in enumerate(axes)} if landscapes else {}
     return Verdict(
-        transferred=dict(zip(columns, reference, strict=True)),
+        axes=tuple(axes),
+        transferred=setting(reference, axes),
         epsilon=judgement.epsilon,
         num_seeds=num_seeds(judgement),
         level=judgement.level,
         rows=rows,
-        comparisons=tuple(_comparison(c, columns, judgement.level) for c in judgement.cells),
-        drift=drift,
-        near_optimal=tuple(sorted(set.intersection(*sets))) if sets else (),
+        comparisons=tuple(_comparison(c, axes, judgement.level) for c in judgement.cells),
+        drifts={name: drift for name, drift in drifts.items() if drift is not None},
+        near_optimal=tuple(setting(p, axes) for p in sorted(set.intersection(*sets)))
+        if sets
+        else (),
         maximise=maximise,
         **rest,
     )
+
+
+def setting(point: Point, axes: Sequence[Axis]) -> dict[str, float]:
+    """Name the values of a point."""
+    return dict(zip((a.name for a in axes), point, strict=True))
 
 
 def _row(
     j: SizeJudgement[Point],
     cells: Cells,
     reference: Point,
-    columns: Sequence[str],
-    curve: Curve | None,
+    axes: Sequence[Axis],
+    landscape: Landscape | None,
     sign: int,
 ) -> SizeRow:
     ours = {s: list(losses.values()) for (w, s), losses in cells.items() if w == j.size}
     means = {s: float(np.mean(v)) for s, v in ours.items()}
     alive = {s: m for s, m in means.items() if math.isfinite(m)}
-    # On ties the curve's argmin or else the reference.
-    first = reference if curve is None else (curve.best_x,)
+    # On ties the landscape's argmin or else the reference.
+    first = landscape.best if landscape is not None and landscape.best else reference
     lowest = min(alive.values(), default=math.inf)
     ties = [s for s, m in alive.items() if m <= tied(lowest)]
     best = first if first in ties else next(iter(ties), None)
@@ -121,27 +131,45 @@ def _row(
     )
     return SizeRow(
         size=j.size,
-        best_x=None if best is None else best[-1],
+        best=None if best is None else setting(best, axes),
         best_loss=None if best is None else sign * alive[best],
         loss_at_transferred=finite(sign * means.get(reference, math.nan)),
         regret=j.regret,
         regret_lower=j.lower,
         regret_upper=j.upper,
-        binding=None if j.binding is None else dict(zip(columns, j.binding, strict=True)),
-        optimum_log2=finite(curve.optimum_log2) if curve else None,
-        optimum_low=finite(curve.optimum_low) if curve else None,
-        optimum_high=finite(curve.optimum_high) if curve else None,
-        censored=curve.censored if curve else None,
-        near_optimal=curve.near_optimal if curve else (),
+        binding=None if j.binding is None else setting(j.binding, axes),
         num_diverged=sum(not math.isfinite(v) for values in ours.values() for v in values),
         num_runs=sum(map(len, ours.values())),
         regret_share=share,
         regret_share_lower=lower,
         regret_share_upper=upper,
+        **_optimum(landscape, axes),
     )
 
 
-def _comparison(cell: Cell[Point], columns: Sequence[str], level: float) -> Comparison:
+def _optimum(landscape: Landscape | None, axes: Sequence[Axis]) -> dict[str, Any]:
+    """Return what a row says of the optimum, in the hyperparameters' own units."""
+    if landscape is None or landscape.best is None:
+        return {"optimum": None, "optimum_low": {}, "optimum_high": {}, "censored": {},
+                "near_optimal": ()}  # fmt: skip
+    found = landscape.optimum
+
+    def back(places: Point) -> dict[str, float | None]:
+        ends = zip(axes, places, strict=True)
+        return {a.name: a.back(t) if math.isfinite(t) else None for a, t in ends}
+
+    return {
+        "optimum": back(found.at),
+        "optimum_low": back(found.low),
+        "optimum_high": back(found.high),
+        "censored": {axes[k].name: side for k, side in landscape.censored.items()},
+        "near_optimal": tuple(setting(p, axes) for p in landscape.near_optimal),
+        "region": found.region,
+        "tilt": found.tilt,
+    }
+
+
+def _comparison(cell: Cell[Point], axes: Sequence[Axis], level: float) -> Comparison:
     known = cell.difference is not None
     half = None
     if cell.std_error is not None:
@@ -149,7 +177,7 @@ def _comparison(cell: Cell[Point], columns: Sequence[str], level: float) -> Comp
     mean = -cell.difference if cell.difference is not None else None
     return Comparison(
         size=cell.size,
-        comparator=dict(zip(columns, cell.comparator, strict=True)),
+        comparator=setting(cell.comparator, axes),
         difference=mean,
         low=mean - half if mean is not None and half is not None else None,
         high=mean + half if mean is not None and half is not None else None,

@@ -1,11 +1,11 @@
-"""From a table of runs to a verdict: stepsizes over sizes, and the star of radii.
+"""From a table of runs to a verdict: hyperparameters over sizes, and the star of radii.
 
 The rule is rule.judge; this file adds what belongs to a sweep: grid edges, the
 smallest size as the place of tuning, and the runs that would decide.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,13 +20,16 @@ from analysis.assemble import (
     fixed_axes,
     losses_by_cell,
     num_seeds,
+    setting,
 )
-from analysis.curves import Curve, build_curves, fit_drift, smooth_noise
-from analysis.load import SEED, STATUS, require_columns, snap, tidy
+from analysis.axes import Axis, Bounds, axes_of
+from analysis.drift import fit_drift
+from analysis.grids import Point, find, point_columns
+from analysis.landscapes import Landscape, build_landscapes, smooth_noise
+from analysis.load import SEED, STATUS, require_columns, tidy
 from analysis.next_runs import beyond_the_edges, more_seeds
 from analysis.result import NextRun, Status, Verdict
 from analysis.rule import Judgement, judge
-from analysis.words import Point
 
 DEFAULT_EPSILON = 0.005
 """Share of the best loss that matters, where no absolute epsilon is given."""
@@ -35,9 +38,9 @@ DEFAULT_EPSILON = 0.005
 def verdict(
     df: pd.DataFrame,
     *,
-    transferred: float | None = None,
+    transferred: float | Sequence[float] | None = None,
     epsilon: float | None = None,
-    x: str = "stepsize",
+    x: str | Sequence[str] = "stepsize",
     y: str = "val_loss",
     size: str = "width",
     seed: str | None = SEED,
@@ -45,28 +48,32 @@ def verdict(
     status: str | None = STATUS,
     fixed: Fixed = None,
     level: float = 0.05,
-    x_limit: float | None = None,
+    linear: Collection[str] = (),
+    bounds: Bounds | None = None,
     num_planned: int | None = None,
     maximise: bool = False,
 ) -> Verdict:
-    """Judge whether one value of `x` may be used at every size of the table.
+    """Judge whether one setting may be used at every size of the table.
 
     A run diverged where its status says so, or where `y` is missing or not
     finite.
 
     Args:
         df: One row per run, one group.
-        transferred: The value to judge, a grid point of some size; where it was not run
-            the verdict is open. None: the grid argmin of the smallest size.
+        transferred: The value to judge, or one for each column of `x`: a grid point of some size;
+            where it was not run the verdict is open. None: the grid argmin of the smallest size.
         epsilon: Difference of `y` that matters; None: 0.5 % of the best `y`
             at the smallest size, which must then not be 0.
-        x, y, size, seed, group, status: Column names, as in load.tidy. The
+        x: Column of the hyperparameter, or two columns of hyperparameters that were varied
+            together.
+        y, size, seed, group, status: Column names, as in load.tidy. The
             default seed and status columns may be missing: then every run has
             seed 0, and only `y` tells which runs diverged.
         fixed: What did not vary: a mapping, or names of constant columns.
         level: Chance of a wrong claim; halve it at each further look.
-        x_limit: Largest value of `x` that is allowed at all, such as stepsize 1
-            of a constrained optimizer: an optimum there is no grid's edge.
+        linear: Columns of `x` whose scale is linear, as a momentum's; others are logarithmic.
+        bounds: Least and largest value that a column of `x` may have at all, such as stepsize 1
+            of a constrained optimizer: an optimum there is at no grid's edge.
         num_planned: Cells of the whole grid, sizes x values of `x`, where what came out decided
             which of them were run. "does not transfer" is then corrected for all of them, as
             they may be run after a look at these; "transfers" presumes that none of the others
@@ -76,44 +83,43 @@ def verdict(
     Raises:
         ValueError: a column is missing or malformed, the table holds several
             groups, `transferred` was run at no size, a column of `fixed`
-            is not constant, or `x_limit` lies below a grid point.
+            is not constant, or a grid point lies beyond its bounds.
     """
-    columns: dict[str, Any] = {"x": x, "y": y, "size": size, "seed": seed, "status": status}
-    table = tidy(df, group=group, maximise=maximise, **columns)
+    axes = axes_of(x, linear, bounds)
+    if len(axes) > 2:
+        raise ValueError(f"x must be one column or two, got {len(axes)}: {[a.name for a in axes]}")
+    columns: dict[str, Any] = {"y": y, "size": size, "seed": seed, "status": status}
+    table = tidy(df, x=x, linear=linear, group=group, maximise=maximise, **columns)
     name = _one_group(table, group)
     notes = _load_notes(table, y, maximise)
-    epsilon, note = _epsilon(table, epsilon)
+    epsilon, note = _epsilon(table, epsilon, axes)
     notes += note
-    curves = build_curves(table, epsilon=epsilon, x_limit=x_limit, prefer=transferred)
-    if transferred is None:
-        transferred, note = _tuned(curves[0], x, size)
+    given = _point(transferred, axes)
+    found = build_landscapes(table, axes, epsilon=epsilon, prefer=given)
+    if given is None:
+        given, note = _tuned(found[0], size)
         notes += note
-        curves = build_curves(table, epsilon=epsilon, x_limit=x_limit, prefer=transferred)
-    transferred = _on_grid(curves, transferred, x, size)
+        found = build_landscapes(table, axes, epsilon=epsilon, prefer=given)
+    at = _on_grid(found, given, size)
 
-    cells: Cells = {
-        (w, (v,)): losses for (w, v), losses in losses_by_cell(table, ["size", "x"]).items()
-    }
-    others = (num_planned or 0) - len(curves)
-    judgement = _judge(cells, (transferred,), epsilon, level, curves, notes, max(0, others))
-    drift = fit_drift(curves)
-    ruling, text = _rule_sweep(judgement, curves, transferred, x, size, y)
+    cells = _cells(table, axes)
+    others = (num_planned or 0) - len(found)
+    judgement = _judge(cells, at, epsilon, level, found, notes, max(0, others))
+    ruling, text = _rule_sweep(judgement, found, at, size, y)
     if num_planned is not None:
         part = f"{len(cells)} of {num_planned} cells of the grid were run"
         presumed = "; that no other is better is presumed" if ruling == "transfers" else ""
         notes.append(part + presumed)
-    if ruling == "undecided":
-        text += words.plain_drift(drift, x, size)
     runs: tuple[NextRun, ...] = ()
     if ruling == "undecided":
-        runs = beyond_the_edges(curves, x, x_limit) + more_seeds(
-            judgement, cells, [x], (transferred,)
-        )
-    at = (transferred,)
+        for k, axis in enumerate(axes):
+            text += words.plain_drift(fit_drift(found, k), axis, size)
+        runs = beyond_the_edges(found) + more_seeds(judgement, cells, axes, at)
     return assemble(
-        judgement, cells, at, [x], curves, drift,
-        status=ruling, reason=text, group=name, hyperparameter=x, metric=y, size_name=size,
-        next_runs=runs, fixed=fixed_axes(df, fixed), notes=tuple(notes), maximise=maximise,
+        judgement, cells, at, axes, found,
+        status=ruling, reason=text, group=name, hyperparameter=", ".join(a.name for a in axes),
+        metric=y, size_name=size, next_runs=runs, fixed=fixed_axes(df, fixed), notes=tuple(notes),
+        maximise=maximise,
     )  # fmt: skip
 
 
@@ -151,43 +157,42 @@ def radii_verdict(
         ValueError: as in `verdict`; or the main sweep's radii are not constant,
             or the star holds sizes that the main sweep lacks.
     """
-    names: dict[str, Any] = {"x": x, "y": y, "size": size, "seed": seed, "status": status}
+    names: dict[str, Any] = {"y": y, "size": size, "seed": seed, "status": status}
     tested = df_star is not None and not df_star.empty
-    columns = [*comparators, x] if tested else [x]
-    require_columns(df_main, columns)
-    home = constant(df_main, columns[:-1], "the main sweep")
-    table = tidy(df_main, group=group, **names)
-    curves = build_curves(table, epsilon=epsilon, prefer=transferred)
-    reference: Point = (*home, _on_grid(curves, transferred, x, size, everywhere=True))
+    axes = axes_of([*comparators, x] if tested else [x])
+    require_columns(df_main, [a.name for a in axes])
+    home = constant(df_main, [a.name for a in axes[:-1]], "the main sweep")
+    table = tidy(df_main, x=x, group=group, **names)
+    curves = build_landscapes(table, axes[-1:], epsilon=epsilon, prefer=(transferred,))
+    reference: Point = (*home, *_on_grid(curves, (transferred,), size, everywhere=True))
     common: dict[str, Any] = dict(
         group=_one_group(table, group), hyperparameter=", ".join(comparators), metric=y,
         size_name=size, fixed=fixed_axes(df_main, fixed),
     )  # fmt: skip
-    star = (
-        _star_cells(df_star, comparators, home, **names) if df_star is not None and tested else {}
-    )
+    star = _star_cells(df_star, axes, home, **names) if df_star is not None and tested else {}
     if not star:
-        return _not_tested(dict(zip(columns, reference, strict=True)), epsilon, level, common)
+        return _not_tested(axes, reference, epsilon, level, common)
 
     notes = _load_notes(table, y)
     cells = _with_reference(star, table, reference, size, notes)
     judgement = _judge(cells, reference, epsilon, level, curves, notes)
     notes.append("radii are compared at the star's points only; its ends are not taken for edges")
-    ruling, text = _rule_radii(judgement, columns, reference, size, y)
-    runs = more_seeds(judgement, cells, columns, reference) if ruling == "undecided" else ()
+    ruling, text = _rule_radii(judgement, axes, reference, size, y)
+    runs = more_seeds(judgement, cells, axes, reference) if ruling == "undecided" else ()
     return assemble(
-        judgement, cells, reference, columns, (), None,
+        judgement, cells, reference, axes, (),
         status=ruling, reason=text, next_runs=runs, notes=tuple(notes), **common,
     )  # fmt: skip
 
 
 def _not_tested(
-    at: dict[str, float], epsilon: float, level: float, common: dict[str, Any]
+    axes: Sequence[Axis], at: Point, epsilon: float, level: float, common: dict[str, Any]
 ) -> Verdict:
     return Verdict(
         status="not tested",
         reason="Radii: not tested (the table holds no runs with other radii).",
-        transferred=at,
+        axes=tuple(axes),
+        transferred=setting(at, axes),
         epsilon=epsilon,
         level=level,
         num_seeds=0,
@@ -196,33 +201,28 @@ def _not_tested(
 
 
 def _rule_radii(
-    judgement: Judgement[Point], columns: Sequence[str], reference: Point, size: str, y: str
+    judgement: Judgement[Point], axes: Sequence[Axis], reference: Point, size: str, y: str
 ) -> tuple[Status, str]:
     if len(judgement.sizes) < 2 and judgement.status != "does not transfer":
         return "undecided", words.one_size(size)
     seeds = num_seeds(judgement)
-    return judgement.status, words.reason(judgement, columns, reference, size, y, seeds)
+    return judgement.status, words.reason(judgement, axes, reference, size, y, seeds)
 
 
 def _rule_sweep(
-    judgement: Judgement[Point],
-    curves: Sequence[Curve],
-    transferred: float,
-    x: str,
-    size: str,
-    y: str,
+    judgement: Judgement[Point], found: Sequence[Landscape], at: Point, size: str, y: str
 ) -> tuple[Status, str]:
     """Add the grid's edges to what the bounds say."""
-    small = curves[0]
-    if len(curves) < 2:
+    small, axes = found[0], found[0].axes
+    if len(found) < 2:
         return "undecided", words.one_size(size)
-    if small.censored is not None and small.best_x == transferred:
-        return "undecided", words.not_tuned(small, x, size)
-    edges = [c for c in curves if c.censored is not None]
+    if small.censored and small.best == at:
+        return "undecided", words.not_tuned(small, size)
+    edges = [c for c in found if c.censored]
     if edges and judgement.status != "does not transfer":
-        return "undecided", words.at_edge(edges, judgement, (transferred,), x, size)
+        return "undecided", words.at_edge(edges, judgement, at, axes, size)
     seeds = num_seeds(judgement)
-    return judgement.status, words.reason(judgement, [x], (transferred,), size, y, seeds)
+    return judgement.status, words.reason(judgement, axes, at, size, y, seeds)
 
 
 def _judge(
@@ -230,15 +230,15 @@ def _judge(
     reference: Point,
     epsilon: float,
     level: float,
-    curves: Sequence[Curve],
+    found: Sequence[Landscape],
     notes: list[str],
     num_cells: int = 0,
 ) -> Judgement[Point]:
     noise = None
     if max(len(losses) for losses in cells.values()) == 1:
-        noise = smooth_noise(curves, epsilon)
+        noise = smooth_noise(found, epsilon)
         notes.append(
-            "one seed: the noise is the scatter of the curves about parabolas, not measured"
+            "one seed: the noise is the scatter of the losses about parabolas, not measured"
             if noise.df
             else "one seed and too few grid points near the optimum: the noise is unknown"
         )
@@ -267,57 +267,78 @@ def _load_notes(table: pd.DataFrame, y: str, maximise: bool = False) -> list[str
     return notes
 
 
-def _epsilon(table: pd.DataFrame, epsilon: float | None) -> tuple[float, list[str]]:
+def _epsilon(
+    table: pd.DataFrame, epsilon: float | None, axes: Sequence[Axis]
+) -> tuple[float, list[str]]:
     if epsilon is not None:
         if not (epsilon > 0 and math.isfinite(epsilon)):
             raise ValueError(f"epsilon must be a positive loss difference, got {epsilon}")
         return epsilon, []
     small = table[table["size"] == table["size"].min()]
-    best = float(small.groupby("x")["loss"].mean().min())
+    best = float(small.groupby(point_columns(len(axes)))["loss"].mean().min())
     if not (best and math.isfinite(best)):
         raise ValueError(f"epsilon must be given where the best loss is 0 or missing, got {best}")
     return DEFAULT_EPSILON * abs(best), ["epsilon is 0.5 % of the best at the smallest size"]
 
 
-def _tuned(curve: Curve, x: str, size: str) -> tuple[float, list[str]]:
-    """Return the smallest size's argmin, where no transferred value is given."""
-    if math.isnan(curve.best_x):
-        raise ValueError(f"every run at {size} {curve.size:.12g} diverged: nothing to transfer")
-    return curve.best_x, [
-        f"the transferred {x} is the argmin of the smallest {size} in the same runs"
+def _point(transferred: float | Sequence[float] | None, axes: Sequence[Axis]) -> Point | None:
+    """Return a setting as one value for each axis."""
+    if transferred is None:
+        return None
+    point = (transferred,) if isinstance(transferred, (int, float)) else tuple(transferred)
+    if len(point) != len(axes) or not all(map(math.isfinite, point)):
+        names = ", ".join(a.name for a in axes)
+        raise ValueError(f"transferred must be one number for each of {names}, got {transferred}")
+    return tuple(map(float, point))
+
+
+def _tuned(smallest: Landscape, size: str) -> tuple[Point, list[str]]:
+    """Return the smallest size's argmin, where no transferred setting is given."""
+    if smallest.best is None:
+        raise ValueError(f"every run at {size} {smallest.size:.12g} diverged: nothing to transfer")
+    names = " and ".join(a.name for a in smallest.axes)
+    return smallest.best, [
+        f"the transferred {names} is the argmin of the smallest {size} in the same runs"
     ]
 
 
 def _on_grid(
-    curves: Sequence[Curve], transferred: float, x: str, size: str, *, everywhere: bool = False
-) -> float:
-    """Return the transferred value as the table writes it."""
-    hits = [c.x[np.isclose(c.x, transferred, rtol=1e-9, atol=0.0)] for c in curves]
-    missing = [f"{c.size:.12g}" for c, hit in zip(curves, hits, strict=True) if not hit.size]
-    if len(missing) == len(curves) or (everywhere and missing):
-        grid = ", ".join(f"{v:g}" for v in curves[0].x)
+    found: Sequence[Landscape], transferred: Point, size: str, *, everywhere: bool = False
+) -> Point:
+    """Return the transferred setting as the table writes it."""
+    axes = found[0].axes
+    hits = [c.points[find(c.points, transferred, axes)] for c in found]
+    missing = [f"{c.size:.12g}" for c, hit in zip(found, hits, strict=True) if not len(hit)]
+    if len(missing) == len(found) or (everywhere and missing):
+        named = ", ".join(f"{a.name} {v:g}" for a, v in zip(axes, transferred, strict=True))
         raise ValueError(
-            f"the transferred {x} {transferred:g} must be a grid point, it is missing at {size} "
-            f"{', '.join(missing)}; the grid at {curves[0].size:.12g} is {grid}"
+            f"the transferred {named} must be a grid point, it is missing at {size} "
+            f"{', '.join(missing)}; the grid at {found[0].size:.12g} is {_written(found[0])}"
         )
-    return float(next(hit[0] for hit in hits if hit.size))
+    return tuple(next(hit[0] for hit in hits if len(hit)).tolist())
 
 
-def _star_cells(
-    df_star: pd.DataFrame, comparators: Sequence[str], home: Point, *, x: str, **columns: Any
-) -> Cells:
+def _written(landscape: Landscape) -> str:
+    """Write a grid's values, axis by axis."""
+    values = [", ".join(f"{v:g}" for v in np.unique(column)) for column in landscape.points.T]
+    if len(values) == 1:
+        return values[0]
+    return "; ".join(f"{a.name} {v}" for a, v in zip(landscape.axes, values, strict=True))
+
+
+def _cells(table: pd.DataFrame, axes: Sequence[Axis]) -> Cells:
+    by_key = losses_by_cell(table, ["size", *point_columns(len(axes))])
+    return {(key[0], key[1:]): losses for key, losses in by_key.items()}
+
+
+def _star_cells(df_star: pd.DataFrame, axes: Sequence[Axis], home: Point, **columns: Any) -> Cells:
     """Cells of the star, keyed by (size, (radii..., stepsize)); the main setting is dropped."""
-    require_columns(df_star, [*comparators, x])
-    radii = [snap(df_star[c].astype(float)) for c in comparators]
-    points = pd.Series(list(zip(*radii, strict=True)), index=df_star.index)
-    away = points.map(lambda p: not np.allclose(p, home, rtol=1e-9, atol=0.0)).astype(bool)
-    cells: Cells = {}
-    # One setting of the radii at a time, because a canonical table knows one hyperparameter.
-    for point in sorted(set(points[away])):
-        table = tidy(df_star[points == point], x=x, **columns)
-        for (w, v), losses in losses_by_cell(table, ["size", "x"]).items():
-            cells[w, (*point, v)] = losses
-    return cells
+    cells = _cells(tidy(df_star, x=[a.name for a in axes], **columns), axes)
+    points = np.array([point[:-1] for _, point in cells])
+    if not len(points):
+        return {}
+    main = find(points, home, axes[:-1])
+    return {key: cells[key] for key, at_home in zip(cells, main, strict=True) if not at_home}
 
 
 def _with_reference(

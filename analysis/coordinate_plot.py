@@ -9,8 +9,16 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.coordinates import JUDGED, CoordinateCheck, LayerCheck, Slope
-from analysis.plots import signed
-from analysis.style import GREY, Color, caption, clean, power_of_two_axis, size_axis, size_colors
+from analysis.style import (
+    GREY,
+    Color,
+    caption,
+    clean,
+    power_of_two_axis,
+    signed,
+    size_axis,
+    size_colors,
+)
 
 _QUANTITIES = {
     "activation": "activation (RMS)",
@@ -99,7 +107,7 @@ def _draw(
     spare = max(_LEAST_OCTAVES - (high - low), 0.0) / 2
     low, high = low - spare - 0.3, high + spare + 1.0
     ax.set_ylim(low, high)
-    power_of_two_axis(ax, [low + 1, high - 1], axis="y")
+    power_of_two_axis(ax, [low + 1, high - 1], which="y")
     if quantity in JUDGED:
         _draw_bound(ax, ok, quantity, check)
     worst = layer.worst(quantity)

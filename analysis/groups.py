@@ -1,5 +1,7 @@
 """Verdicts on a table of several groups, such as optimizers, each judged on its own."""
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,12 +11,14 @@ from analysis.claims import verdict
 from analysis.load import SEED, STATUS, require_columns
 from analysis.result import Verdict
 
+_NO_RADII = "radii: not tested"
+
 
 def verdicts(
     df: pd.DataFrame,
     *,
     group: str | None = None,
-    x: str = "stepsize",
+    x: str | Sequence[str] = "stepsize",
     y: str = "val_loss",
     size: str = "width",
     seed: str | None = SEED,
@@ -34,12 +38,15 @@ def verdicts(
     """
     names: dict[str, Any] = {"x": x, "y": y, "size": size, "seed": seed, "status": status}
     require_columns(df, [] if group is None else [group])
-    used = {name for name in (*names.values(), group) if name is not None}
+    columns = (x,) if isinstance(x, str) else tuple(x)
+    used = {name for name in (y, size, seed, status, group, *columns) if name is not None}
     found: dict[str, Verdict] = {}
     for name, rows in parts(df, group):
         fixed = [c for c in rows.columns if c not in used and _constant(rows[c])]
         try:
-            found[name] = verdict(rows, group=group, fixed=fixed, **names, **settings)
+            one = verdict(rows, group=group, fixed=fixed, **names, **settings)
+            notes = one.notes if any("radius" in c for c in columns) else (*one.notes, _NO_RADII)
+            found[name] = dataclasses.replace(one, notes=notes)
         except ValueError as error:
             raise ValueError(f"{group} {name!r}: {error}" if group else str(error)) from error
     return found

@@ -1,21 +1,25 @@
 """Read anybody's table of runs and bring it into one canonical form.
 
-Canonical columns, one row per run: group, size, x, seed, loss. A diverged run
-has loss NaN; a run that failed for reasons of its own (a full disk, a killed
-job) says nothing about the hyperparameter and is only counted.
+Canonical columns, one row per run: group, size, x (x2 for a second
+hyperparameter), seed, loss. A diverged run has loss NaN; a run that failed for
+reasons of its own (a full disk, a killed job) says nothing about the
+hyperparameter and is only counted.
 """
 
 import difflib
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from analysis.axes import axes_of
+from analysis.grids import point_columns
+
 READABLE = (".csv", ".parquet", ".jsonl", ".json")
 STATUSES = ("done", "diverged", "failed")
-CANONICAL = ("group", "size", "x", "seed", "loss")
 
 
 class IfThere(str):
@@ -24,9 +28,6 @@ class IfThere(str):
 
 SEED = IfThere("seed")
 STATUS = IfThere("status")
-
-# 1e-3 written as 10 ** -3 or read back from text is one grid point.
-_SAME_X = 1e-9
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
@@ -77,12 +78,13 @@ def _parse(path: Path, ending: str) -> pd.DataFrame:
 def tidy(
     df: pd.DataFrame,
     *,
-    x: str,
+    x: str | Sequence[str],
     y: str,
     size: str,
     seed: str | None = None,
     group: str | None = None,
     status: str | None = None,
+    linear: Collection[str] = (),
     maximise: bool = False,
 ) -> pd.DataFrame:
     """Validate a table of runs and return its canonical form.
@@ -91,44 +93,51 @@ def tidy(
 
     Args:
         df: One row per run.
-        x: Column of the hyperparameter; positive numbers.
+        x: Column of the hyperparameter, or columns of several; positive numbers.
         y: Column of the metric. NaN, inf or missing: diverged.
         size: Column of the model size; positive numbers.
         seed: Column of the seed, integers; None: every run has seed 0.
-        group: Column that separates curves (an optimizer); None: one group "".
+        group: Column that separates landscapes (an optimizer); None: one group "".
         status: Column with "done", "diverged" or "failed"; None: every run is
             "done", or "diverged" where the metric is not finite.
+        linear: Columns of `x` whose scale is linear: any numbers.
         maximise: Whether higher is better, as for an accuracy.
 
     Returns:
-        Columns group, size, x, seed, loss (the metric, or its negative), sorted by the first four;
-        `.attrs["num_failed"]` counts the rows with status "failed".
+        Columns group, size, x (and x2 and so on), seed, loss (the metric, or its negative),
+        sorted by all but the last; `.attrs["num_failed"]` counts the rows with status "failed".
 
     Raises:
         ValueError: a column is missing or of the wrong type, or one run (same
             group, size, x, seed) is there twice with different results.
     """
-    seed, status = _if_there(df, seed), _if_there(df, status)
-    require_columns(df, [c for c in (x, y, size, seed, group, status) if c is not None])
+    seed, status, axes = _if_there(df, seed), _if_there(df, status), axes_of(x, linear)
+    columns = dict(zip(point_columns(len(axes)), axes, strict=True))
+    wanted = [*(axis.name for axis in axes), y, size, seed, group, status]
+    require_columns(df, [c for c in wanted if c is not None])
     if df.empty:
         raise ValueError("a table of runs needs at least one row, got none")
     state = _status(df, status)
     kept = df[state != "failed"]
+    places = {
+        key: axis.snap((_finite if axis.linear else _positive)(kept, axis.name).to_numpy())
+        for key, axis in columns.items()
+    }
     out = pd.DataFrame(
         {
             "group": "" if group is None else kept[group].astype(str).astype(object),
             "size": _size(kept, size),
-            "x": snap(_positive(kept, x)),
+            **places,
             "seed": _seed(kept, seed),
             "loss": _loss(kept, y, state[state != "failed"]) * (-1 if maximise else 1),
         },
         index=kept.index,
     )
-    given = {"group": group, "size": size, "x": x, "seed": seed, "loss": y}
+    given = {"group": group, "size": size, "seed": seed, "loss": y}
+    given |= {key: axis.name for key, axis in columns.items()}
     names = {key: str(name) for key, name in given.items() if name is not None}
-    out = _collapse(out[list(CANONICAL)], kept, names).sort_values(
-        ["group", "size", "x", "seed"], ignore_index=True
-    )
+    run = ["group", "size", *columns, "seed"]
+    out = _collapse(out, run, kept, names).sort_values(run, ignore_index=True)
     out.attrs["num_failed"] = int((state == "failed").sum())
     return out
 
@@ -145,18 +154,6 @@ def require_columns(df: pd.DataFrame, wanted: Sequence[str]) -> None:
 
 def _if_there(df: pd.DataFrame, column: str | None) -> str | None:
     return None if isinstance(column, IfThere) and column not in df.columns else column
-
-
-def snap(values: "pd.Series[float]") -> "pd.Series[float]":
-    """Give numbers that differ by rounding only the smallest of their values."""
-    unique = np.unique(values.to_numpy(dtype=float))
-    if unique.size == 0:
-        return values
-    fresh = np.concatenate([[True], np.diff(unique) > _SAME_X * np.abs(unique[1:])])
-    first = unique[fresh][np.cumsum(fresh) - 1]
-    return pd.Series(
-        first[np.searchsorted(unique, values.to_numpy(dtype=float))], index=values.index
-    )
 
 
 def _status(df: pd.DataFrame, status: str | None) -> "pd.Series[str]":
@@ -176,15 +173,20 @@ def _numbers(df: pd.DataFrame, column: str) -> "pd.Series[float]":
         raise ValueError(f"column {column!r} must hold numbers: {error}") from None
 
 
-def _positive(df: pd.DataFrame, column: str) -> "pd.Series[float]":
+def _finite(df: pd.DataFrame, column: str, least: float = -math.inf) -> "pd.Series[float]":
     values = _numbers(df, column)
-    bad = ~(np.isfinite(values) & (values > 0))
+    bad = ~(np.isfinite(values) & (values > least))
     if bad.any():
+        what = "finite" if least < 0 else "positive"
         raise ValueError(
-            f"column {column!r} must hold positive numbers, got {values[bad].iloc[0]} "
+            f"column {column!r} must hold {what} numbers, got {values[bad].iloc[0]} "
             f"in row {values.index[bad][0]!r} ({int(bad.sum())} such rows)"
         )
     return values
+
+
+def _positive(df: pd.DataFrame, column: str) -> "pd.Series[float]":
+    return _finite(df, column, 0.0)
 
 
 def _size(df: pd.DataFrame, column: str) -> pd.Series:
@@ -207,16 +209,18 @@ def _loss(df: pd.DataFrame, column: str, state: "pd.Series[str]") -> "pd.Series[
     return values.where(np.isfinite(values) & (state != "diverged"))
 
 
-def _collapse(out: pd.DataFrame, given: pd.DataFrame, names: dict[str, str]) -> pd.DataFrame:
+def _collapse(
+    out: pd.DataFrame, key: list[str], given: pd.DataFrame, names: dict[str, str]
+) -> pd.DataFrame:
     """Drop exact copies of a run; two results for one run are an error.
 
     Args:
         out: Canonical rows, not yet sorted.
+        key: The columns that tell runs apart.
         given: The rows they come from, of the same index.
         names: What the canonical columns are called there.
     """
     unique = out.drop_duplicates()
-    key = ["group", "size", "x", "seed"]
     twice = unique[unique.duplicated(key, keep=False)]
     if twice.empty:
         return unique

@@ -3,43 +3,55 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from analysis.curves import Curve, same_x
+import numpy as np
+
+from analysis.axes import Array, Axis
+from analysis.grids import Point, Side, find
+from analysis.landscapes import Landscape
 from analysis.result import NextRun
 from analysis.rule import Cell, Judgement, t_quantile
-from analysis.words import Point
 
 _MOST = 32
 """More seeds than this for one cell are not proposed: ask for a larger epsilon instead."""
 
 
-def beyond_the_edges(
-    curves: Sequence[Curve], x: str, x_limit: float | None = None
-) -> tuple[NextRun, ...]:
+def beyond_the_edges(landscapes: Sequence[Landscape]) -> tuple[NextRun, ...]:
     """One more grid point, with as many seeds, beyond each edge that holds an argmin.
 
-    None lies above `x_limit`: a step that would pass it ends there.
+    None lies beyond an axis's bounds: a step that would pass them ends there.
     """
-    most = math.inf if x_limit is None else x_limit
     runs = []
-    for c in curves:
-        if c.censored is None:
+    for c in landscapes:
+        if c.best is None:
             continue
-        ratio = c.x[1] / c.x[0] if c.x.size > 1 else 2.0
-        if c.censored == "below":
-            runs.append(_run(c.size, {x: c.x[0] / ratio}, int(c.num_seeds[0])))
-        if c.censored == "above" or c.x.size == 1:
-            if c.x.size > 1:
-                ratio = c.x[-1] / c.x[-2]
-            if c.x[-1] < most and not same_x(c.x[-1], most):
-                value = min(c.x[-1] * ratio, most)
-                runs.append(_run(c.size, {x: value}, int(c.num_seeds[-1])))
+        seeds = int(c.num_seeds[find(c.points, c.best, c.axes)][0])
+        for k, side in c.censored.items():
+            levels = np.unique(c.t[:, k])
+            # An only value is an edge on both sides.
+            sides: tuple[Side, ...] = ("below", "above") if levels.size == 1 else (side,)
+            for one in sides:
+                value = _beyond(c.axes[k], levels, c.best[k], one)
+                if value is not None:
+                    runs.append(_run(c.size, [*c.best[:k], value, *c.best[k + 1 :]], c.axes, seeds))
     return tuple(runs)
+
+
+def _beyond(axis: Axis, levels: Array, edge: float, side: Side) -> float | None:
+    """Return the next value of a hyperparameter, as far from the last one as that is from the one
+    before it; None if it is not allowed."""
+    t = float(axis.forward(edge))
+    inward = levels[levels > t].min(initial=math.inf) - t
+    if side == "above":
+        inward = t - levels[levels < t].max(initial=-math.inf)
+    step = inward if math.isfinite(inward) else 1.0
+    value = axis.clip(axis.back(t - step if side == "below" else t + step))
+    return None if axis.same([value], edge)[0] else value
 
 
 def more_seeds(
     judgement: Judgement[Point],
     cells: Mapping[tuple[float, Point], Mapping[int, float]],
-    columns: Sequence[str],
+    axes: Sequence[Axis],
     reference: Point,
 ) -> tuple[NextRun, ...]:
     """Seeds for the cells that block, and as many for the reference beside them.
@@ -47,9 +59,8 @@ def more_seeds(
     Computed for the next look, at half the level, as if means and variances
     stayed as they are. Where the reference was not run, as many as others have.
     """
-    home = dict(zip(columns, reference, strict=True))
     runs = [
-        _run(j.size, home, max(len(losses) for (w, _), losses in cells.items() if w == j.size))
+        _run(j.size, reference, axes, max(len(v) for (w, _), v in cells.items() if w == j.size))
         for j in judgement.sizes
         if j.untested
     ]
@@ -64,16 +75,13 @@ def more_seeds(
             if c.size == size
         }
         pairs = {reference: max(wanted.values()), **wanted}
-        runs += [
-            _run(size, dict(zip(columns, s, strict=True)), num) for s, num in pairs.items() if num
-        ]
+        runs += [_run(size, s, axes, num) for s, num in pairs.items() if num]
     return tuple(runs)
 
 
-def _run(size: float, comparator: Mapping[str, float], num: int) -> NextRun:
-    return NextRun(
-        size=size, comparator={k: float(v) for k, v in comparator.items()}, more_seeds=num
-    )
+def _run(size: float, point: Sequence[float], axes: Sequence[Axis], num: int) -> NextRun:
+    values = {axis.name: float(v) for axis, v in zip(axes, point, strict=True)}
+    return NextRun(size=size, comparator=values, more_seeds=num)
 
 
 def _missing_seeds(cell: Cell[Point], judgement: Judgement[Point], reference_seeds: int) -> int:

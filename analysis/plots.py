@@ -1,11 +1,7 @@
-"""Draw sweeps: loss against stepsize, and how losses and optima scale with size.
-
-Draws what curves.py and claims.py return and computes nothing of its own.
-"""
+"""Draw loss against the hyperparameter, a curve for each size."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,54 +9,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.curves import Curve, Drift, fit_drift
-from analysis.result import Verdict
+from analysis.landscapes import Landscape
+from analysis.panels import Panel, bar, foot, need, turn
 from analysis.style import (
     GREY,
-    GROUP_COLORS,
-    GROUP_MARKERS,
     Color,
     caption,
     clean,
+    grid_step,
     new_figure,
-    power_of_two_axis,
-    save,
-    size_axis,
+    scale_axis,
+    signed,
     size_colors,
 )
-from analysis.words import axes_text
-
-__all__ = ["Panel", "plot_curves", "plot_scaling", "save"]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Panel:
-    """One group of a figure: its curves and, if it was judged, its verdict."""
-
-    title: str
-    curves: Sequence[Curve]
-    verdict: Verdict | None = None
-
-    @property
-    def transferred(self) -> float | None:
-        return self.verdict.transferred[self.verdict.hyperparameter] if self.verdict else None
-
-    @property
-    def drift(self) -> Drift | None:
-        return self.verdict.drift if self.verdict else fit_drift(self.curves)
-
-    @property
-    def labels(self) -> tuple[str, str, str]:
-        """Names of the hyperparameter, the metric and the size."""
-        v = self.verdict
-        names = (v.hyperparameter, v.metric, v.size_name) if v else ("stepsize", "loss", "size")
-        return names[0], names[1].replace("_", " "), names[2]
-
-    @property
-    def negated(self) -> bool:
-        """Whether the curves are of the negative metric, of which less is better."""
-        return self.verdict is not None and self.verdict.maximise
-
 
 _PANELS_A_ROW = 3
 _SIZES_NAMED = 10
@@ -75,7 +36,7 @@ def plot_curves(panels: Sequence[Panel]) -> Figure:
     mark cells in which a run diverged; the dashed line is the transferred
     setting.
     """
-    _need(panels)
+    need(panels, num_axes=1)
     columns = min(len(panels), _PANELS_A_ROW)
     rows = -(-len(panels) // columns)
     fig = new_figure(columns, num_rows=rows)
@@ -83,80 +44,36 @@ def plot_curves(panels: Sequence[Panel]) -> Figure:
     axes = list(grid.flat)
     for spare in axes[len(panels) :]:
         spare.set_visible(False)
-    colors = size_colors([c.size for p in panels for c in p.curves])
-    limits = _loss_limits([c for p in panels for c in p.curves])
+    colors = size_colors([c.size for p in panels for c in p.landscapes])
+    limits = _loss_limits([c for p in panels for c in p.landscapes])
     for ax, panel in zip(axes, panels, strict=False):
         clean(ax)
         level = 0
-        for curve in sorted(panel.curves, key=lambda c: c.size):
+        for curve in sorted(panel.landscapes, key=lambda c: c.size):
             _draw_curve(ax, curve, colors[curve.size], level)
             level += bool(curve.num_diverged.any())
         if panel.transferred is not None:
-            ax.axvline(math.log2(panel.transferred), color=GREY, linestyle="--", linewidth=1.1)
-        x_name, metric, size_name = panel.labels
-        points = np.concatenate([np.log2(c.x) for c in panel.curves])
-        power_of_two_axis(ax, points.tolist())
-        ax.set_xlim(points.min() - 0.4, points.max() + 0.4)
+            place = float(panel.axes[0].forward(panel.transferred[0]))
+            ax.axvline(place, color=GREY, linestyle="--", linewidth=1.1)
+        points = np.concatenate([c.t[:, 0] for c in panel.landscapes])
+        scale_axis(ax, panel.axes[0], points)
+        room = 0.4 * grid_step(points)
+        ax.set_xlim(points.min() - room, points.max() + room)
         ax.set_ylim(*limits)
-        ax.set_xlabel(x_name)
+        ax.set_xlabel(panel.axes[0].name)
         ax.set_title(_title(panel), fontsize=10.5)
         # Every panel has stepsizes of its own; losses are shared.
         ax.tick_params(labelleft=ax in grid[:, 0])
     for ax in grid[:, 0]:
-        ax.set_ylabel(panels[0].labels[1])
-        _turn(ax, panels[0])
+        ax.set_ylabel(panels[0].metric)
+        turn(ax, panels[0])
     _legend(fig, panels, colors)
-    caption(fig, _foot(panels))
+    caption(fig, foot(panels))
     return fig
 
 
-def plot_scaling(panels: Sequence[Panel]) -> Figure:
-    """Left: best loss and, dashed, loss at the transferred setting against size.
-
-    Right: the optimum against size with 95 % intervals and the fitted drift;
-    optima on the grid's edge are hollow arrows and not part of the fit.
-    """
-    _need(panels)
-    fig = new_figure(2)
-    left, right = fig.subplots(1, 2)
-    x_name, metric, size_name = panels[0].labels
-    sizes = [c.size for p in panels for c in p.curves]
-    for i, panel in enumerate(panels):
-        color = GROUP_COLORS[i % len(GROUP_COLORS)]
-        marker = GROUP_MARKERS[i % len(GROUP_MARKERS)]
-        _draw_losses(left, panel, color, marker)
-        _draw_optima(right, panel, color, marker, shift=2 ** (0.06 * (i - (len(panels) - 1) / 2)))
-    for ax in (left, right):
-        clean(ax)
-        size_axis(ax, sizes, size_name)
-    left.set_ylim(*_scaling_limits(panels))
-    left.set_ylabel(metric)
-    _turn(left, panels[0])
-    what = metric if panels[0].negated else "loss"
-    left.set_title(f"best {what}; dashed: at the transferred setting", fontsize=10.5)
-    right.set_title("optimum and its drift", fontsize=10.5)
-    right.set_ylabel(f"best {x_name}")
-    power_of_two_axis(right, right.get_ylim(), axis="y")
-    handles, labels = left.get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside right center", frameon=False, fontsize=9)
-    caption(fig, _foot(panels))
-    return fig
-
-
-def _turn(ax: Axes, panel: Panel) -> None:
-    """Show a negated metric as it is, with more of it further up."""
-    if panel.negated:
-        ax.yaxis.set_major_formatter(lambda value, _: f"{-value:g}")
-        ax.set_ylim(*sorted(ax.get_ylim(), reverse=True))
-
-
-def _need(panels: Sequence[Panel]) -> None:
-    if not panels or not all(p.curves for p in panels):
-        raise ValueError("a figure needs at least one panel, and each panel at least one curve")
-
-
-def _draw_curve(ax: Axes, curve: Curve, color: Color, level: int) -> None:
-    t = np.log2(curve.x)
+def _draw_curve(ax: Axes, curve: Landscape, color: Color, level: int) -> None:
+    t, at = curve.t[:, 0], curve.optimum.at[0]
     ax.fill_between(t, curve.low, curve.high, color=color, alpha=0.18, linewidth=0)
     ax.plot(t, curve.mean, color=color, marker="o", markersize=3.5, linewidth=1.5)
     gone = t[curve.num_diverged > 0]
@@ -170,28 +87,20 @@ def _draw_curve(ax: Axes, curve: Curve, color: Color, level: int) -> None:
         markersize=5,
         linestyle="none",
     )
-    if math.isnan(curve.optimum_log2):
+    if math.isnan(at):
         return
-    if curve.censored is not None:
-        arrow = "<" if curve.censored == "below" else ">"
-        ax.plot(curve.optimum_log2, curve.best_loss, marker=arrow, markersize=10, color=color,
+    if curve.censored:
+        arrow = "<" if curve.censored[0] == "below" else ">"
+        ax.plot(at, curve.best_loss, marker=arrow, markersize=10, color=color,
                 markeredgecolor="white", zorder=5)  # fmt: skip
         return
     ok = np.isfinite(curve.mean)
-    height = float(np.interp(curve.optimum_log2, t[ok], curve.mean[ok]))
-    sides = _bar(curve)
-    ax.errorbar(curve.optimum_log2, height, xerr=sides, color=color, marker="D", markersize=6.5,
+    height = float(np.interp(at, t[ok], curve.mean[ok]))
+    ax.errorbar(at, height, xerr=bar(curve, 0), color=color, marker="D", markersize=6.5,
                 markeredgecolor="white", capsize=2.5, linewidth=1.5, zorder=5)  # fmt: skip
 
 
-def _bar(curve: Curve) -> list[list[float]]:
-    """Lengths of an interval's two sides; an endless one goes an octave beyond the grid."""
-    t, at = np.log2(curve.x), curve.optimum_log2
-    low, high = max(curve.optimum_low, t[0] - 1), min(curve.optimum_high, t[-1] + 1)
-    return [[float(at - low)], [float(high - at)]]
-
-
-def _loss_limits(curves: Sequence[Curve]) -> tuple[float, float]:
+def _loss_limits(curves: Sequence[Landscape]) -> tuple[float, float]:
     """From the best loss to somewhat above the basins; wild cells run out at the top."""
     alive = [c for c in curves if math.isfinite(c.best_loss)]
     if not alive:
@@ -210,22 +119,23 @@ def _loss_limits(curves: Sequence[Curve]) -> tuple[float, float]:
 
 def _title(panel: Panel) -> str:
     status = f": {panel.verdict.status}" if panel.verdict else ""
-    drift, lines = panel.drift, [(panel.title + status).removeprefix(": ")]
+    axis, drift, lines = panel.axes[0], panel.drift(), [(panel.title + status).removeprefix(": ")]
     if drift is not None:
-        text = f"drift {signed(drift.slope)} log2 per doubling"
+        write = _three if axis.linear else signed
+        text = f"drift {write(drift.slope)}{'' if axis.linear else ' log2'} per doubling"
         if drift.low is not None and drift.high is not None:
-            text += f" [{signed(drift.low)}, {signed(drift.high)}]"
+            text += f" [{write(drift.low)}, {write(drift.high)}]"
         lines.append(text)
     return "\n".join(lines)
 
 
-def signed(value: float) -> str:
-    """Two digits with a true minus sign, and no negative zero."""
-    return f"{round(value, 2) + 0.0:+.2f}".replace("-", "\N{MINUS SIGN}")
+def _three(value: float) -> str:
+    """Three digits with a sign."""
+    return f"{value + 0.0:+.3g}".replace("-", "\N{MINUS SIGN}")
 
 
 def _legend(fig: Figure, panels: Sequence[Panel], colors: dict[float, Color]) -> None:
-    size_name = panels[0].labels[2]
+    size_name = panels[0].size_name
     named = [*colors]
     if len(named) > _SIZES_NAMED:
         named = [named[i] for i in np.linspace(0, len(named) - 1, _SIZES_NAMED).round().astype(int)]
@@ -233,7 +143,7 @@ def _legend(fig: Figure, panels: Sequence[Panel], colors: dict[float, Color]) ->
         Line2D([], [], color=colors[s], marker="o", markersize=4, label=f"{size_name} {s:.12g}")
         for s in named
     ]
-    curves = [c for p in panels for c in p.curves]
+    curves = [c for p in panels for c in p.landscapes]
     grey: dict[str, Any] = {"color": GREY, "linestyle": "none"}
     handles.append(Line2D([], [], marker="D", label="optimum, 95 %", **grey))
     if any(c.censored for c in curves):
@@ -243,59 +153,3 @@ def _legend(fig: Figure, panels: Sequence[Panel], colors: dict[float, Color]) ->
     if any(p.transferred is not None for p in panels):
         handles.append(Line2D([], [], color=GREY, linestyle="--", label="transferred"))
     fig.legend(handles=handles, loc="outside right center", frameon=False, fontsize=9)
-
-
-def _foot(panels: Sequence[Panel]) -> str:
-    """The fixed axes: what all panels share in one line, what is one panel's own after it."""
-    fixed = {p.title: p.verdict.fixed for p in panels if p.verdict and p.verdict.fixed}
-    if not fixed:
-        return ""
-    first = next(iter(fixed.values()))
-    shared = {k: v for k, v in first.items() if all(f.get(k) == v for f in fixed.values())}
-    lines = ["Fixed: " + axes_text(shared)] if shared else []
-    for title, axes in fixed.items():
-        own = {k: v for k, v in axes.items() if k not in shared}
-        lines += [f"{title}: {axes_text(own)}"] if own else []
-    return "\n".join(lines)
-
-
-def _scaling_limits(panels: Sequence[Panel]) -> tuple[float, float]:
-    """Span of the best losses and as much again above: wild losses leave at the top."""
-    bests = [c.best_loss for p in panels for c in p.curves if math.isfinite(c.best_loss)]
-    if not bests:
-        return 0.0, 1.0
-    low, high = min(bests), max(bests)
-    spread = max(high - low, 1e-3 * abs(high), 1e-12)
-    dashed = [c.loss_at(p.transferred) for p in panels for c in p.curves if p.transferred]
-    top = max([high, *[v for v in dashed if v < high + spread]])
-    return low - 0.08 * spread, top + 0.15 * spread
-
-
-def _draw_losses(ax: Axes, panel: Panel, color: str, marker: str) -> None:
-    curves = sorted(panel.curves, key=lambda c: c.size)
-    sizes = [c.size for c in curves]
-    ax.plot(sizes, [c.best_loss for c in curves], color=color, marker=marker, markersize=6,
-            label=panel.title)  # fmt: skip
-    if panel.transferred is not None:
-        losses = [c.loss_at(panel.transferred) for c in curves]
-        ax.plot(sizes, losses, color=color, marker=marker, markersize=6, linestyle="--",
-                markerfacecolor="white", linewidth=1.2)  # fmt: skip
-
-
-def _draw_optima(ax: Axes, panel: Panel, color: str, marker: str, shift: float) -> None:
-    """`shift` moves groups apart sideways, so that their bars do not hide each other."""
-    for c in panel.curves:
-        if math.isnan(c.optimum_log2):
-            continue
-        if c.censored is not None:
-            arrow = "v" if c.censored == "below" else "^"
-            ax.plot(c.size * shift, c.optimum_log2, marker=arrow, markersize=9, color=color,
-                    markerfacecolor="none", linestyle="none")  # fmt: skip
-            continue
-        sides = _bar(c)
-        ax.errorbar(c.size * shift, c.optimum_log2, yerr=sides, color=color, marker=marker,
-                    markersize=6, capsize=3, linestyle="none")  # fmt: skip
-    if panel.drift is not None:
-        ends = [min(c.size for c in panel.curves), max(c.size for c in panel.curves)]
-        ax.plot(ends, [panel.drift.log2_at(s) for s in ends], color=color, linewidth=1.2,
-                alpha=0.7)  # fmt: skip

@@ -10,9 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from analysis.curves import Drift
+from analysis.axes import Axis
+from analysis.drift import Drift
+from analysis.grids import Side
+from analysis.optimum import Region, Tilt
 
-VERDICT_SCHEMA = 1
+VERDICT_SCHEMA = 2
 
 Status = Literal["transfers", "does not transfer", "undecided", "not tested"]
 STATUSES: tuple[Status, ...] = ("transfers", "does not transfer", "undecided", "not tested")
@@ -23,7 +26,8 @@ class SizeRow:
     """The verdict's numbers at one size. None: not known, or not finite."""
 
     size: float
-    best_x: float | None
+    best: dict[str, float] | None
+    """The best grid point, by hyperparameter, as are all settings here."""
     best_loss: float | None
     loss_at_transferred: float | None
     regret: float | None
@@ -32,17 +36,24 @@ class SizeRow:
     regret_upper: float | None
     binding: dict[str, float] | None
     """The comparator that decides at this size."""
-    optimum_log2: float | None
-    optimum_low: float | None
-    optimum_high: float | None
-    censored: Literal["below", "above"] | None
-    near_optimal: tuple[float, ...]
+    optimum: dict[str, float] | None
+    """Between the grid points; on the grid's edge where it is censored."""
+    optimum_low: dict[str, float | None]
+    """95 % interval; None: it may lie beyond the grid."""
+    optimum_high: dict[str, float | None]
+    censored: dict[str, Side]
+    """Hyperparameters whose optimum may lie outside the grid, and on which side."""
+    near_optimal: tuple[dict[str, float], ...]
     num_diverged: int
     num_runs: int
     regret_share: float | None = None
     """Regret and its bounds as shares of the best metric's magnitude."""
     regret_share_lower: float | None = None
     regret_share_upper: float | None = None
+    region: Region | None = None
+    """Of two hyperparameters: where the optimum lies with 95 % confidence."""
+    tilt: Tilt | None = None
+    """And how the best value of the first follows the second."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +89,9 @@ class Verdict:
     """One plain sentence."""
     group: str
     hyperparameter: str
-    """What was varied: "stepsize", or the radii's column names joined by ", "."""
+    """What was varied: "stepsize", or several names joined by ", "."""
+    axes: tuple[Axis, ...]
+    """What a setting consists of."""
     transferred: dict[str, float]
     epsilon: float
     metric: str
@@ -90,13 +103,19 @@ class Verdict:
     level: float
     rows: tuple[SizeRow, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
-    drift: Drift | None = None
-    near_optimal: tuple[float, ...] = ()
+    drifts: dict[str, Drift] = dataclasses.field(default_factory=dict)
+    """How the optimum moves with the size, of each hyperparameter where it can be told."""
+    near_optimal: tuple[dict[str, float], ...] = ()
     """Grid points near-optimal at every size."""
     next_runs: tuple[NextRun, ...] = ()
     fixed: dict[str, Any] = dataclasses.field(default_factory=dict)
     """What did not vary; the verdict holds for these values only."""
     notes: tuple[str, ...] = ()
+
+    @property
+    def drift(self) -> Drift | None:
+        """Of the first hyperparameter."""
+        return self.drifts.get(self.axes[0].name)
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES:
@@ -118,17 +137,25 @@ class Verdict:
         if schema != VERDICT_SCHEMA:
             raise ValueError(f"a verdict must have schema {VERDICT_SCHEMA}, got {schema!r}")
         try:
-            values["rows"] = tuple(
-                SizeRow(**{**r, "near_optimal": tuple(r["near_optimal"])}) for r in values["rows"]
-            )
+            values["axes"] = tuple(Axis(**a) for a in values["axes"])
+            values["rows"] = tuple(_row(r) for r in values["rows"])
             values["comparisons"] = tuple(Comparison(**c) for c in values["comparisons"])
             values["next_runs"] = tuple(NextRun(**n) for n in values["next_runs"])
-            values["drift"] = None if values["drift"] is None else Drift(**values["drift"])
+            values["drifts"] = {k: Drift(**d) for k, d in values["drifts"].items()}
             values["near_optimal"] = tuple(values["near_optimal"])
             values["notes"] = tuple(values["notes"])
             return cls(**values)
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a verdict of schema {VERDICT_SCHEMA}: {error}") from error
+
+
+def _row(data: Mapping[str, Any]) -> SizeRow:
+    row = {**data, "near_optimal": tuple(data["near_optimal"])}
+    if row["region"] is not None:
+        center, (first, second) = row["region"]["center"], row["region"]["shape"]
+        row["region"] = Region(tuple(center), (tuple(first), tuple(second)))
+    row["tilt"] = None if row["tilt"] is None else Tilt(**row["tilt"])
+    return SizeRow(**row)
 
 
 def finite(value: float | None) -> float | None:

@@ -9,12 +9,15 @@ import tempfile
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from analysis.axes import Array, Axis
 
 Color = tuple[float, float, float, float] | str
 
@@ -41,13 +44,28 @@ def clean(ax: Axes) -> None:
     ax.tick_params(labelsize=9)
 
 
-def power_of_two_axis(ax: Axes, values: Sequence[float], *, axis: str = "x") -> None:
-    """Label an axis whose data are log2 values with powers of two."""
-    low, high = int(np.floor(min(values))), int(np.ceil(max(values)))
-    step = max(1, -(-(high - low + 1) // _MOST_TICKS))
-    target = ax.xaxis if axis == "x" else ax.yaxis
-    target.set_major_locator(FixedLocator(list(range(low, high + 1, step))))
+def power_of_two_axis(
+    ax: Axes, places: Sequence[float] | Array, *, which: Literal["x", "y"] = "x"
+) -> None:
+    """Label an axis whose data are log2 values with powers of two, halves and quarters where
+    there are few."""
+    low, high = int(np.floor(min(places))), int(np.ceil(max(places)))
+    step = max(1.0, -(-(high - low + 1) // _MOST_TICKS))
+    span = max(places) - min(places)
+    if 0 < span < 2:
+        step = 0.5 if span > 1 else 0.25
+    target = ax.xaxis if which == "x" else ax.yaxis
+    target.set_major_locator(FixedLocator(np.arange(low, high + step, step).tolist()))
     target.set_major_formatter(FuncFormatter(lambda v, _: f"$2^{{{v:g}}}$"))
+
+
+def scale_axis(
+    ax: Axes, axis: Axis, places: Sequence[float] | Array, *, which: Literal["x", "y"] = "x"
+) -> None:
+    """Label an axis whose data are places on a hyperparameter's scale: with powers of two, or as
+    they are where it is linear."""
+    if not axis.linear:
+        power_of_two_axis(ax, places, which=which)
 
 
 _TICKS = 8
@@ -131,3 +149,14 @@ def save(
             raise
         written.append(path)
     return written
+
+
+def signed(value: float) -> str:
+    """Two digits with a true minus sign, and no negative zero."""
+    return f"{round(value, 2) + 0.0:+.2f}".replace("-", "\N{MINUS SIGN}")
+
+
+def grid_step(places: Array) -> float:
+    """A grid's usual step on its scale; 1 if it has none."""
+    levels = np.unique(places)
+    return float(np.median(np.diff(levels))) if levels.size > 1 else 1.0

@@ -1,26 +1,16 @@
-"""Plain English for verdicts: the one-sentence reason, and numbers as people write them."""
+"""Plain English for verdicts: the one-sentence reason, and settings as people write them."""
 
-import math
 from collections.abc import Mapping, Sequence
 
-from analysis.curves import Curve, Drift
+from analysis.axes import Axis
+from analysis.drift import Drift
+from analysis.grids import Point
+from analysis.landscapes import Landscape
+from analysis.result import SizeRow
 from analysis.rule import Judgement, SizeJudgement
-
-Point = tuple[float, ...]
-"""A comparator's values, in the order of the verdict's columns."""
-
 
 _PLAIN = 0.1
 """Drifts of fewer octaves per doubling are not worth a sentence, however sure they are."""
-
-
-def number(value: float) -> str:
-    """Write powers of two below 1 as 2^-k, other numbers with four digits."""
-    if 0 < value < 1:
-        exponent = math.log2(value)
-        if abs(exponent - round(exponent)) < 1e-9:
-            return f"2^{round(exponent)}"
-    return f"{value:.4g}"
 
 
 def axes_text(axes: Mapping[str, object]) -> str:
@@ -35,26 +25,30 @@ def axes_text(axes: Mapping[str, object]) -> str:
     return ", ".join(text(name, value) for name, value in axes.items())
 
 
-def power_law(drift: Drift, hyperparameter: str, size_name: str, smallest: float) -> str:
-    """Write the line through the optima as a power of the size."""
-    there, slope = number(2 ** drift.log2_at(smallest)), round(drift.slope, 2) + 0.0
-    return f"best {hyperparameter} = {there} ({size_name} / {smallest:.12g})^{slope:.2f}"
+def law(drift: Drift, axis: Axis, size_name: str, smallest: float) -> str:
+    """Write the line through the optima: as a power of the size, where the scale is logarithmic."""
+    there, slope = axis.text(axis.back(drift.place_at(smallest))), round(drift.slope, 2) + 0.0
+    if axis.linear:
+        step = f"{'-' if drift.slope < 0 else '+'} {abs(drift.slope):.3g}"
+        return f"best {axis.name} = {there} {step} log2({size_name} / {smallest:.12g})"
+    return f"best {axis.name} = {there} ({size_name} / {smallest:.12g})^{slope:.2f}"
 
 
-def setting(values: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {number(v)}" for name, v in values.items())
+def setting(values: Mapping[str, float], axes: Sequence[Axis]) -> str:
+    """Write those of a setting's values that are there: `stepsize 2^-4, alpha 0.1`."""
+    return ", ".join(f"{a.name} {a.text(values[a.name])}" for a in axes if a.name in values)
 
 
 def reason(
     judgement: Judgement[Point],
-    columns: Sequence[str],
+    axes: Sequence[Axis],
     transferred: Point,
     size_name: str,
     metric: str,
     num_seeds: int,
 ) -> str:
     """Say why the bounds lead to the judgement's status."""
-    who = _home(columns, transferred)
+    who = _home(axes, transferred)
     sizes, eps = judgement.sizes, judgement.epsilon
     seeds = f"{num_seeds} seed" + ("s" if num_seeds != 1 else "")
     if judgement.status == "transfers":
@@ -66,26 +60,26 @@ def reason(
             f"{worst.upper:.2g}, at {size_name} {worst.size:.12g}; {seeds})."
         )
     if judgement.status == "does not transfer":
-        return _not(judgement, columns, transferred, size_name, metric, seeds)
-    return _undecided(judgement, columns, transferred, size_name, metric, seeds)
+        return _not(judgement, axes, transferred, size_name, metric, seeds)
+    return _undecided(judgement, axes, transferred, size_name, metric, seeds)
 
 
-def _home(columns: Sequence[str], transferred: Point) -> str:
+def _home(axes: Sequence[Axis], transferred: Point) -> str:
     """Name the transferred setting; of several columns the reader sees the values elsewhere."""
-    if len(columns) > 1:
+    if len(axes) > 1:
         return "the transferred setting"
-    return setting(dict(zip(columns, transferred, strict=True)))
+    return f"{axes[0].name} {axes[0].text(transferred[0])}"
 
 
 def _not(
     judgement: Judgement[Point],
-    columns: Sequence[str],
+    axes: Sequence[Axis],
     transferred: Point,
     size_name: str,
     metric: str,
     seeds: str,
 ) -> str:
-    who = _home(columns, transferred)
+    who = _home(axes, transferred)
     gone = [f"{j.size:.12g}" for j in judgement.sizes if j.reference_diverged]
     if gone:
         return f"Training with {who} diverges at {size_name} {', '.join(gone)}."
@@ -95,7 +89,7 @@ def _not(
         f"At {size_name} {worst.size:.12g}, {who} loses {worst.regret:.2g} {metric} against the "
         f"best setting, at least {worst.lower:.2g} with {_sure(judgement.level)} confidence "
         f"({seeds}; {judgement.epsilon:.3g} matters); clearest against "
-        f"{_better(worst, columns, transferred)}"
+        f"{_better(worst, axes, transferred)}"
     )
     if bad[0].size == judgement.sizes[0].size:
         text += f"; it is not the best at the smallest {size_name} either, so tune again there"
@@ -104,13 +98,13 @@ def _not(
 
 def _undecided(
     judgement: Judgement[Point],
-    columns: Sequence[str],
+    axes: Sequence[Axis],
     transferred: Point,
     size_name: str,
     metric: str,
     seeds: str,
 ) -> str:
-    who = _home(columns, transferred)
+    who = _home(axes, transferred)
     if untested := _untested(judgement, who, size_name):
         others = [
             f"{j.size:.12g}" for j in judgement.sizes if not j.untested and _open(j, judgement)
@@ -128,7 +122,7 @@ def _undecided(
     at = ", ".join(f"{j.size:.12g}" for j in open_)
     return (
         f"The noise leaves it open at {size_name} {at}: at {worst.size:.12g}, {who} may lose up to "
-        f"{worst.upper:.2g} {metric} against {_better(worst, columns, transferred)} ({seeds}; "
+        f"{worst.upper:.2g} {metric} against {_better(worst, axes, transferred)} ({seeds}; "
         f"{judgement.epsilon:.3g} matters)."
     )
 
@@ -142,12 +136,12 @@ def _untested(judgement: Judgement[Point], who: str, size_name: str) -> str:
     return f"There is no run with {who} at {size_name} {', '.join(sizes)}." if sizes else ""
 
 
-def _better(j: SizeJudgement[Point], columns: Sequence[str], transferred: Point) -> str:
+def _better(j: SizeJudgement[Point], axes: Sequence[Axis], transferred: Point) -> str:
     """Name the comparator by the columns in which it differs."""
     if j.binding is None:
         return "another setting"
-    pairs = zip(columns, j.binding, transferred, strict=True)
-    return setting({name: value for name, value, home in pairs if value != home})
+    pairs = zip(axes, j.binding, transferred, strict=True)
+    return setting({axis.name: value for axis, value, home in pairs if value != home}, axes)
 
 
 def _sure(level: float) -> str:
@@ -158,44 +152,82 @@ def one_size(size_name: str) -> str:
     return f"The table holds one {size_name} only: transfer needs at least two."
 
 
-def not_tuned(curve: Curve, hyperparameter: str, size_name: str) -> str:
-    side = "smaller" if curve.censored == "below" else "larger"
-    return (
-        f"Not tuned: at the smallest {size_name}, {curve.size:.12g}, the best {hyperparameter} "
-        f"{number(curve.best_x)} is the grid's edge, so {side} values may be better still."
+def not_tuned(smallest: Landscape, size_name: str) -> str:
+    """Say on which edges of its grid the smallest size is best."""
+    edges = "; ".join(
+        f"the best {smallest.axes[k].name} {_value(smallest, k)} is the grid's edge, so "
+        f"{'smaller' if side == 'below' else 'larger'} values may be better still"
+        for k, side in smallest.censored.items()
     )
+    return f"Not tuned: at the smallest {size_name}, {smallest.size:.12g}, {edges}."
+
+
+def _value(landscape: Landscape, k: int) -> str:
+    return "" if landscape.best is None else landscape.axes[k].text(landscape.best[k])
 
 
 def at_edge(
-    edges: Sequence[Curve],
+    edges: Sequence[Landscape],
     judgement: Judgement[Point],
     transferred: Point,
-    hyperparameter: str,
+    axes: Sequence[Axis],
     size_name: str,
 ) -> str:
     """Name the edges, and what else leaves it open."""
-    where = "; ".join(
-        f"{'smallest' if c.censored == 'below' else 'largest'} grid value "
-        f"{number(c.best_x)} at {size_name} {c.size:.12g}"
-        for c in edges
-    )
+    found = []
+    for k, axis in enumerate(axes):
+        where = "; ".join(
+            f"{'smallest' if c.censored[k] == 'below' else 'largest'} grid value "
+            f"{_value(c, k)} at {size_name} {c.size:.12g}"
+            for c in edges
+            if k in c.censored
+        )
+        if where:
+            found.append(f"best {axis.name} lies on the grid's edge ({where})")
     noisy = any(_open(j, judgement) for j in judgement.sizes if not j.untested)
     rest = ", and the noise leaves other sizes open" if noisy else ""
-    untested = _untested(judgement, _home([hyperparameter], transferred), size_name)
-    return (
-        f"The best {hyperparameter} lies on the grid's edge ({where}), so a better one may lie "
-        f"outside{rest}. {untested}"
-    ).rstrip()
+    untested = _untested(judgement, _home(axes, transferred), size_name)
+    text = f"The {', and the '.join(found)}, so a better one may lie outside{rest}."
+    return f"{text} {untested}".rstrip()
 
 
-def plain_drift(drift: Drift | None, hyperparameter: str, size_name: str) -> str:
+def plain_drift(drift: Drift | None, axis: Axis, size_name: str) -> str:
     """Words for an undecided verdict whose optimum moves all the same."""
-    if drift is None or not drift.excludes_zero or abs(drift.slope) <= _PLAIN:
+    if drift is None or drift.low is None or drift.high is None or not drift.excludes_zero:
         return ""
-    return (
-        f" All the same the best {hyperparameter} drifts plainly, by a factor of "
-        f"{2**drift.slope:.2f} per doubling of {size_name} (95 % interval {2**drift.low:.2f} to "
-        f"{2**drift.high:.2f})."
-        if drift.low is not None and drift.high is not None
-        else ""
+    if axis.linear:
+        moved = f"by {drift.slope:+.3g} per doubling of {size_name} (95 % interval "
+        moved += f"{drift.low:+.3g} to {drift.high:+.3g})"
+    elif abs(drift.slope) <= _PLAIN:
+        return ""
+    else:
+        moved = f"by a factor of {2**drift.slope:.2f} per doubling of {size_name} (95 % interval "
+        moved += f"{2**drift.low:.2f} to {2**drift.high:.2f})"
+    return f" All the same the best {axis.name} drifts plainly, {moved}."
+
+
+def interaction(rows: Sequence[SizeRow], axes: Sequence[Axis], size_name: str) -> str:
+    """Say how the best value of the first of two hyperparameters follows the second.
+
+    Empty for one hyperparameter, or where no size has enough cells about its best one.
+    """
+    known = [(row.size, row.tilt) for row in rows if row.tilt is not None]
+    if len(axes) != 2 or not known:
+        return ""
+    first, second = axes
+    one = f"one unit of {second.name}" if second.linear else f"a doubling of {second.name}"
+    unit = f"units of {first.name}" if first.linear else "octaves"
+    many = "; ".join(
+        f"{tilt.slope:+.2f} {unit} ({tilt.low:+.2f} to {tilt.high:+.2f}) at {size_name} {size:.12g}"
+        for size, tilt in known
     )
+    signs = {(t.low > 0) - (t.high < 0) for _, t in known}
+    if signs == {0}:
+        return (
+            f"No interaction is seen: {one} moves the best {first.name} by {many}, which the noise "
+            "explains."
+        )
+    told = {1: "rises", -1: "falls"}
+    plain = signs - {0}
+    verb = told[plain.pop()] if len(plain) == 1 else "changes"
+    return f"They interact: the best {first.name} {verb} with {second.name}, for {one} by {many}."

@@ -152,8 +152,9 @@ def count(kind: Kind, num_sweeps: int, seed: int) -> dict[str, Any]:
     for _ in range(num_sweeps):
         v = judged(rng, kind, lines)
         for row, true in zip(v.rows, lines, strict=True):
-            if row.optimum_low is not None and row.optimum_high is not None:
-                of_optima.append(row.optimum_low <= true <= row.optimum_high)
+            low, high = (end.get("stepsize") for end in (row.optimum_low, row.optimum_high))
+            if low is not None and high is not None:
+                of_optima.append(low <= 2.0**true <= high)
         if v.drift is not None and v.drift.low is not None and v.drift.high is not None:
             of_drifts.append(v.drift.low <= DRIFT <= v.drift.high)
     found["optimum covered"], found["drift covered"] = np.mean(of_optima), np.mean(of_drifts)

@@ -48,8 +48,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "verdict": Command(
         help="judge a finished sweep, or anybody's table of runs",
-        text="Judge a finished sweep, or FILE.csv, .parquet or .jsonl with a row a run. "
-        "--exit-code: 0 if the first arm or group transfers, 3 if not, 4 if undecided.",
+        text="Judge a finished sweep, or a table (.csv, .parquet, .jsonl) with a row a run.",
         example="lmo-transfer verdict sweep.csv --x lr --y loss --size width --epsilon 0.01",
         fields=False,
     ),
@@ -168,7 +167,7 @@ def parser(name: str) -> argparse.ArgumentParser:
         prog=f"{PROG} {name}",
         usage=f"{PROG} {name}{' [EXPERIMENT]' if command.source else ''} [options]"
         + (" [--section.field VALUE ...]" if command.fields and command.source else ""),
-        description="\n\n".join(textwrap.fill(note, 79) for note in notes),
+        description="\n".join(textwrap.fill(note, 79) for note in notes),
         epilog=f"Example: {command.example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -193,7 +192,11 @@ def _add_options(made: argparse.ArgumentParser, name: str) -> None:
     if name in ("run", "tune", "sweep", "resume"):
         made.add_argument("--retry-failed", action="store_true", help="train failed runs again")
     if name == "verdict":
-        made.add_argument("--exit-code", action="store_true", help="tell the verdict by exit code")
+        made.add_argument(
+            "--exit-code",
+            action="store_true",
+            help="0 the first group transfers, 3 not, 4 undecided",
+        )
         made.add_argument("--json", action="store_true", help="print the verdict as JSON")
         _add_table_options(made)
     if name == "describe":
@@ -223,7 +226,22 @@ def _add_options(made: argparse.ArgumentParser, name: str) -> None:
 
 
 def _add_table_options(made: argparse.ArgumentParser) -> None:
-    made.add_argument("--x", metavar="COLUMN", help="of a table: hyperparameter (stepsize)")
+    made.add_argument(
+        "--x",
+        metavar="COLUMN",
+        action="append",
+        help="of a table: hyperparameter (stepsize); or two",
+    )
+    made.add_argument(
+        "--linear", metavar="COLUMN", action="append", help="one of them, not on a log scale"
+    )
+    made.add_argument(
+        "--bounds",
+        metavar=("X", "LOW", "HIGH"),
+        nargs=3,
+        action="append",
+        help="where X may lie at all",
+    )
     made.add_argument("--y", metavar="COLUMN", help="metric (val_loss); missing: diverged")
     made.add_argument("--size", metavar="COLUMN", help="what grows (width)")
     made.add_argument("--seed", metavar="COLUMN", help="seed (seed, if there is one)")
@@ -232,7 +250,11 @@ def _add_table_options(made: argparse.ArgumentParser) -> None:
         "--epsilon", type=float, metavar="E", help="difference that matters (0.5 %% of the best)"
     )
     made.add_argument(
-        "--transferred", type=float, metavar="X", help="value to judge (best at smallest size)"
+        "--transferred",
+        type=float,
+        metavar="X",
+        action="append",
+        help="to judge, one for each --x (best at smallest size)",
     )
     made.add_argument("--level", type=float, metavar="P", help="chance of a wrong claim (0.05)")
     made.add_argument("--maximise", action="store_true", default=None, help="more is better")

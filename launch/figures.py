@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launch.pipeline import Finished, largest_stepsize
+from launch.pipeline import Finished
 
 if TYPE_CHECKING:
     from analysis import Verdict
@@ -16,8 +16,7 @@ def draw(done: Finished, verdicts: Mapping[str, Mapping[str, "Verdict"]]) -> lis
 
     panels = []
     for arm, claims in verdicts.items():
-        runs, limit = done.runs(arm, "sweep"), largest_stepsize(done.tuned[arm].optimizer)
-        panels += panels_of(runs, {arm: claims["stepsize"]}, group="arm", x_limit=limit)
+        panels += panels_of(done.runs(arm, "sweep"), {arm: claims["stepsize"]}, group="arm")
     folder = done.results / "figures"
     files = save(plot_curves(panels), folder / "loss_against_stepsize")
     files += save(plot_scaling(panels), folder / "scaling")

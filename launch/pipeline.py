@@ -152,8 +152,8 @@ def settled(study: Study, arm: str, tuned: Tuned, runs: Sequence[PlannedRun]) ->
     verdict = _judge_stepsize(study, arm, tuned, to_frame(runs, study.table.read()))
     smallest = verdict.rows[0]
     # Its sweep is whole, so nothing can be tuned better by the rest of the others.
-    not_tuned = smallest.censored is not None and smallest.best_x == tuned.optimizer.stepsize
-    return verdict.status != "undecided" or not_tuned
+    not_tuned = smallest.censored and smallest.best == verdict.transferred
+    return verdict.status != "undecided" or bool(not_tuned)
 
 
 def _judge_stepsize(study: Study, arm: str, tuned: Tuned, main: "pd.DataFrame") -> "Verdict":
@@ -166,7 +166,7 @@ def _judge_stepsize(study: Study, arm: str, tuned: Tuned, main: "pd.DataFrame") 
     return verdict(
         main,
         fixed=fixed_axes(experiment, arm, optimizer),
-        x_limit=largest_stepsize(optimizer),
+        bounds={"stepsize": (None, largest_stepsize(optimizer))},
         num_planned=grid if cells < grid else None,
         **_common(study, tuned),
     )

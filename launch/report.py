@@ -10,7 +10,7 @@ from rich.table import Table
 from sweeps.tune import Tuned
 
 if TYPE_CHECKING:
-    from analysis import Drift, SizeRow, Verdict
+    from analysis import Axis, Drift, SizeRow, Verdict
     from launch.pipeline import Finished
 
 
@@ -59,7 +59,7 @@ def print_verdicts(
     console: Console, verdicts: Mapping[str, Mapping[str, "Verdict"]], *, of_study: bool = True
 ) -> None:
     """Print the verdict of every arm or group: a table of sizes, then its sentences."""
-    from analysis.words import axes_text, power_law
+    from analysis.words import axes_text, interaction, law
 
     for name, claims in verdicts.items():
         main = next(iter(claims.values()))
@@ -70,9 +70,13 @@ def print_verdicts(
             for note in verdict.notes:
                 console.print(f"  note: {note}", markup=False)
             _print_next_runs(console, verdict, of_study)
-        if main.drift is not None:
-            law = power_law(main.drift, main.hyperparameter, main.size_name, main.rows[0].size)
-            console.print(f"drift of the optimum: {_drift(main.drift)}: {law}", markup=False)
+        for axis in main.axes:
+            if axis.name in main.drifts:
+                drift = main.drifts[axis.name]
+                line = law(drift, axis, main.size_name, main.rows[0].size)
+                console.print(f"drift of the optimum: {_drift(drift, axis)}: {line}", markup=False)
+        if together := interaction(main.rows, main.axes, main.size_name):
+            console.print(together, markup=False)
         if main.fixed:
             console.print(f"holds for: {axes_text(main.fixed)}", markup=False)
 
@@ -84,7 +88,7 @@ def _print_next_runs(console: Console, verdict: "Verdict", of_study: bool) -> No
         moved = {k: v for k, v in run.comparator.items() if v != verdict.transferred[k]}
         console.print(
             f"  would decide it: {run.more_seeds} more seeds at {verdict.size_name} "
-            f"{run.size:.12g}, {setting(moved) or 'the transferred setting'}",
+            f"{run.size:.12g}, {setting(moved, verdict.axes) or 'the transferred setting'}",
             markup=False,
         )
     if len(verdict.next_runs) > _MAX_NEXT:
@@ -96,52 +100,65 @@ def _print_next_runs(console: Console, verdict: "Verdict", of_study: bool) -> No
         )
 
 
-def _drift(drift: "Drift") -> str:
-    text = f"{drift.slope:+.2f} octaves per doubling"
+def _drift(drift: "Drift", axis: "Axis") -> str:
+    digits = "+.3g" if axis.linear else "+.2f"
+    text = f"{drift.slope:{digits}} {'' if axis.linear else 'octaves '}per doubling"
     if drift.low is None or drift.high is None:
         return text
-    text += f" (95 % interval {drift.low:+.2f} … {drift.high:+.2f}"
+    text += f" (95 % interval {drift.low:{digits}} … {drift.high:{digits}}"
     if drift.left_out_low is not None and drift.left_out_high is not None:
-        text += f"; without any one size {drift.left_out_low:+.2f} … {drift.left_out_high:+.2f}"
+        text += f"; without any one size {drift.left_out_low:{digits}} … "
+        text += f"{drift.left_out_high:{digits}}"
     return text + ")"
 
 
 def _verdict_table(name: str, verdict: "Verdict") -> Table:
-    import math
+    from analysis.words import setting
 
-    from analysis import words
-
-    def at(value: float | None) -> str:
-        return "-" if value is None else words.number(value)
-
-    moved = words.setting(verdict.transferred)
+    moved = setting(verdict.transferred, verdict.axes)
     title = f"transferred {moved}, epsilon {verdict.epsilon:.4g}, level {verdict.level:g}"
     table = Table(title=f"{name}, {title}" if name else title, title_justify="left")
     best = "best" if verdict.maximise else "best loss"
     for head in (verdict.size_name, "best at", best, "transferred", "regret", "at most"):
         table.add_column(head, justify="right", no_wrap=True)
-    for head in ("optimum (log2)", "interval"):
+    unit = "" if all(axis.linear for axis in verdict.axes) else " (log2)"
+    for head in (f"optimum{unit}", "interval"):
         table.add_column(head, justify="right", no_wrap=True)
     for row in verdict.rows:
-        known = row.optimum_log2 is not None and row.censored is None
-        beyond = {"below": "≤ ", "above": "≥ ", None: ""}[row.censored]
-        edge = "-" if row.best_x is None else f"{beyond}{math.log2(row.best_x):.2f}"
+        at = row.best or {}
         table.add_row(
             f"{row.size:.12g}",
-            at(row.best_x),
+            "\n".join(a.text(at[a.name]) if a.name in at else "-" for a in verdict.axes),
             number(row.best_loss),
             number(row.loss_at_transferred),
             number(row.regret),
             number(row.regret_upper),
-            number(row.optimum_log2, 2) if known else edge,
-            _interval(row) if known else "-",
+            "\n".join(_optimum(row, a) for a in verdict.axes),
+            "\n".join(_interval(row, a) for a in verdict.axes),
         )
     return table
 
 
-def _interval(row: "SizeRow") -> str:
+def _place(value: float, axis: "Axis") -> str:
+    """Write a value as its place on the scale."""
+    place = float(axis.forward(value))
+    return f"{place:.4g}" if axis.linear else f"{place + 0.0:.2f}"
+
+
+def _optimum(row: "SizeRow", axis: "Axis") -> str:
+    """Write an optimum; one on the grid's edge may lie beyond it."""
+    if not row.optimum or axis.name not in row.optimum:
+        return "-"
+    beyond = {"below": "≤ ", "above": "≥ ", None: ""}[row.censored.get(axis.name)]
+    return beyond + _place(row.optimum[axis.name], axis)
+
+
+def _interval(row: "SizeRow", axis: "Axis") -> str:
     """Write an interval; an end that lies beyond the grid is left out."""
-    low, high = ("" if end is None else f"{end:.2f}" for end in (row.optimum_low, row.optimum_high))
+    if axis.name in row.censored:
+        return "-"
+    ends = (side.get(axis.name) for side in (row.optimum_low, row.optimum_high))
+    low, high = ("" if end is None else _place(end, axis) for end in ends)
     return f"{low} … {high}".strip() if low or high else "-"
 
 

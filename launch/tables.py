@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
     from analysis import Verdict
 
-FLAGS = ("x", "y", "size", "seed", "group", "epsilon", "transferred", "level", "maximise")
+FLAGS = ("x", "linear", "bounds", "y", "size", "seed", "group", "epsilon", "transferred", "level",
+         "maximise")  # fmt: skip
 """Options of `verdict` that say what a table holds; a study knows it."""
 
 
@@ -39,6 +40,8 @@ def judge_table(options: argparse.Namespace) -> int:
     if options.study:
         raise UsageError(f"--study is for studies, and {options.source} is a table of runs")
     named = {name: getattr(options, name) for name in FLAGS if getattr(options, name) is not None}
+    if options.bounds:
+        named["bounds"] = _bounds(options.bounds)
     table, console = read_table(options.source), make_console()
     found = verdicts(table, **named)
     # Printed before anything is written: a folder may be read-only.
@@ -60,13 +63,33 @@ def _drawn(
     options: argparse.Namespace, table: "pd.DataFrame", found: "dict[str, Verdict]"
 ) -> list[Path]:
     """Draw the table and return the files."""
-    from analysis import panels_of, plot_curves, plot_scaling, save
+    from analysis import panels_of, plot_curves, plot_scaling, plot_surface, save
 
     named = {name: getattr(options, name) for name in ("group", "seed")}
     shown = panels_of(table, found, **{k: v for k, v in named.items() if v is not None})
     folder = Path(options.figures)
-    files = save(plot_curves(shown), folder / "curves")
+    if len(shown[0].axes) == 1:
+        files = save(plot_curves(shown), folder / "curves")
+    else:
+        files = [
+            path
+            for index, panel in enumerate(shown)
+            for path in save(plot_surface(panel), folder / f"surface{index + 1 if index else ''}")
+        ]
     return files + save(plot_scaling(shown), folder / "scaling")
+
+
+def _bounds(given: list[list[str]]) -> dict[str, tuple[float, float]]:
+    """Read `COLUMN LOW HIGH` as often as it was given; -inf and inf are no bounds."""
+    found = {}
+    for column, low, high in given:
+        try:
+            found[column] = (float(low), float(high))
+        except ValueError:
+            raise UsageError(
+                f"--bounds must be a column and two numbers, got {column} {low} {high}"
+            ) from None
+    return found
 
 
 def exit_code(status: str) -> int:

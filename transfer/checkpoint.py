@@ -8,7 +8,6 @@ import torch
 
 from transfer.files import replace_file
 
-
 _EVERY_S = 60.0
 _SHARE = 0.05
 """Most of the time that may go into checkpoints, where no interval is asked for."""

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.axes import Axis
 from analysis.claims import radii_verdict, verdict
-from analysis.curves import Drift
+from analysis.drift import Drift
 from analysis.result import Verdict
 from analysis.words import plain_drift
 
@@ -55,12 +56,12 @@ def test_same_optimum_transfers() -> None:
     assert v.status == "transfers" and v.group == "scion" and v.fixed == {"depth": 3}
     assert [row.size for row in v.rows] == list(WIDTHS) and v.num_seeds == 3
     for row in v.rows:
-        assert row.best_x == 0.125 and row.regret == 0.0 and row.censored is None
+        assert row.best == {"stepsize": 0.125} and row.regret == 0.0 and not row.censored
         assert row.regret_upper is not None and row.regret_upper <= EPSILON
         assert (row.num_runs, row.num_diverged) == (24, 0)
         assert row.best_loss is not None and row.regret_share == 0.0
         assert row.regret_share_upper == row.regret_upper / row.best_loss
-    assert v.near_optimal == (0.125,) and v.next_runs == ()
+    assert v.near_optimal == ({"stepsize": 0.125},) and v.next_runs == ()
     assert "every width from 32 to 256" in v.reason
 
 
@@ -87,7 +88,7 @@ def test_transferred_diverging_somewhere_does_not_transfer() -> None:
 def test_edge_blocks_transfers_but_not_its_opposite() -> None:
     flat = sweep((-3.0, -3.0, -3.0, -1.6), curvature=0.0015, sigma=0.0002, grid=range(-7, -1))
     v = judged(flat)
-    assert v.status == "undecided" and v.rows[-1].censored == "above"
+    assert v.status == "undecided" and v.rows[-1].censored == {"stepsize": "above"}
     assert "largest grid value 2^-2 at width 256" in v.reason
     assert v.next_runs[0].size == 256 and v.next_runs[0].comparator == {"stepsize": 0.5}
     steep = judged(sweep((-3.0, -3.0, -3.0, 0.0), grid=range(-7, -1)))
@@ -167,7 +168,7 @@ def test_plain_drift_is_said_although_undecided() -> None:
 def test_a_drift_too_small_to_matter_is_not_said(slope: float, said: bool) -> None:
     drift = Drift(slope, 0.0, slope - 0.01, slope + 0.01, 4, 0)
     assert drift.excludes_zero
-    assert ("drifts plainly" in plain_drift(drift, "stepsize", "width")) is said
+    assert ("drifts plainly" in plain_drift(drift, Axis("stepsize"), "width")) is said
 
 
 def test_single_seed_says_so() -> None:
@@ -194,7 +195,11 @@ def test_exact_ties_transfer() -> None:
     df = sweep((-3.0,) * 3, sigma=0.0)
     df["val_loss"] = 0.5 + (np.log2(df["stepsize"]).abs() - 3).abs() // 2 * 0.1
     v = judged(df)
-    assert v.status == "transfers" and 0.125 in v.near_optimal and len(v.near_optimal) == 3
+    assert (
+        v.status == "transfers"
+        and {"stepsize": 0.125} in v.near_optimal
+        and len(v.near_optimal) == 3
+    )
 
 
 def test_no_seed_in_common_blocks() -> None:
@@ -263,20 +268,24 @@ def test_lower_is_better_is_said_of_accuracies() -> None:
 def test_optimum_at_the_limit_transfers() -> None:
     df = sweep((1.0,) * 4)
     assert judged(df, 1.0).reason.startswith("Not tuned")
-    v = judged(df, 1.0, x_limit=1.0)
-    assert v.status == "transfers" and all(row.censored is None for row in v.rows)
+    v = judged(df, 1.0, bounds={"stepsize": (None, 1.0)})
+    assert v.status == "transfers" and all(not row.censored for row in v.rows)
 
 
 def test_next_runs_stay_below_the_limit() -> None:
     df = sweep((1.0,) * 4, grid=range(-7, 0), curvature=0.001)
     beyond = {n.comparator["stepsize"] for n in judged(df, 0.5).next_runs}
     assert max(beyond) == 1.0
-    runs = judged(df, 0.5, x_limit=0.75).next_runs
+    runs = judged(df, 0.5, bounds={"stepsize": (None, 0.75)}).next_runs
     assert max(n.comparator["stepsize"] for n in runs) == 0.75
-    low = judged(sweep((-9.0,) * 4, grid=range(-7, 1)), 2**-7, x_limit=1.0).next_runs
+    low = judged(
+        sweep((-9.0,) * 4, grid=range(-7, 1)), 2**-7, bounds={"stepsize": (None, 1.0)}
+    ).next_runs
     assert {n.comparator["stepsize"] for n in low} == {2**-8}
     # With one grid point, at the limit, only the lower side is open.
-    single = judged(sweep((-3.0,) * 2, grid=range(0, 1)), 1.0, x_limit=1.0).next_runs
+    single = judged(
+        sweep((-3.0,) * 2, grid=range(0, 1)), 1.0, bounds={"stepsize": (None, 1.0)}
+    ).next_runs
     assert {n.comparator["stepsize"] for n in single} == {0.5}
 
 
@@ -285,7 +294,7 @@ def test_a_flat_table_transfers() -> None:
     for transferred in (None, 0.125):
         v = judged(df, transferred)
         assert v.status == "transfers", v.reason
-        assert {row.best_x for row in v.rows} == {v.transferred["stepsize"]}
+        assert all(row.best == v.transferred for row in v.rows)
 
 
 def test_json_round_trip() -> None:
@@ -293,14 +302,14 @@ def test_json_round_trip() -> None:
     df.loc[at(df, 64, 2**-3), "val_loss"] = np.inf
     v = judged(df, fixed={"batch": np.int64(64)})
     data = json.loads(json.dumps(v.to_dict(), allow_nan=False))
-    assert data["schema"] == 1 and data["fixed"] == {"batch": 64}
+    assert data["schema"] == 2 and data["fixed"] == {"batch": 64}
     assert Verdict.from_dict(data) == v
     odd = judged(df, fixed={"alpha": math.nan}).to_dict()
     assert json.loads(json.dumps(odd, allow_nan=False))["fixed"] == {"alpha": None}
-    with pytest.raises(ValueError, match="schema 1, got 2"):
-        Verdict.from_dict({**data, "schema": 2})
+    with pytest.raises(ValueError, match="schema 2, got 1"):
+        Verdict.from_dict({**data, "schema": 1})
     with pytest.raises(ValueError, match="not a verdict"):
-        Verdict.from_dict({"schema": 1, "status": "transfers"})
+        Verdict.from_dict({"schema": 2, "status": "transfers"})
 
 
 def star(
@@ -378,7 +387,7 @@ def test_radii_not_tested_asks_nothing_of_the_radii() -> None:
 def test_tied_radii_keep_the_reference() -> None:
     main, df = star()
     v = _radii(main.assign(val_loss=0.5), df.assign(val_loss=0.5))
-    assert v.status == "transfers" and all(row.best_x == 0.125 for row in v.rows)
+    assert v.status == "transfers" and all(row.best == v.transferred for row in v.rows)
 
 
 def test_radii_at_some_sizes_only() -> None:

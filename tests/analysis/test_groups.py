@@ -79,3 +79,10 @@ def test_epsilon_of_an_accuracy_is_a_share_of_the_best() -> None:
     df = sweep((-3.0,) * 4).assign(val_loss=lambda table: 1 - table["val_loss"])
     found = verdicts(df, maximise=True)[""]
     assert found.epsilon == pytest.approx(0.005 * 0.4, rel=0.02)
+
+
+def test_radii_that_were_not_varied_are_not_tested() -> None:
+    df = sweep((-3.0,) * 4)
+    assert "radii: not tested" in verdicts(df)[""].notes
+    named = verdicts(df.rename(columns={"stepsize": "radius_hidden"}), x="radius_hidden")
+    assert not any("radii" in note for note in named[""].notes)

@@ -11,13 +11,15 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from analysis.axes import axes_of
 from analysis.claims import radii_verdict, verdict
-from analysis.curves import build_curves
 from analysis.groups import verdicts
+from analysis.landscapes import build_landscapes
 from analysis.load import tidy
-from analysis.panels import panels_of
-from analysis.plots import Panel, plot_curves, plot_scaling
+from analysis.panels import Panel, panels_of
+from analysis.plots import plot_curves
 from analysis.radii import plot_radii
+from analysis.scaling_plot import plot_scaling
 from analysis.style import save
 
 EPSILON = 0.005
@@ -48,7 +50,7 @@ def _panel(df: pd.DataFrame, title: str = "Scion") -> Panel:
         status="status",
     )  # fmt: skip
     v = verdict(df, transferred=0.125, epsilon=EPSILON, group="optimizer", fixed=("depth",))
-    return Panel(title, build_curves(table, epsilon=EPSILON), v)
+    return Panel(title, build_landscapes(table, axes_of("stepsize"), epsilon=EPSILON), v)
 
 
 def _xy(line: Line2D) -> tuple[list[float], list[float]]:
@@ -117,7 +119,7 @@ def test_scaling_figure(panels: list[Panel]) -> None:
     left, right = fig.axes
     best = left.get_lines()[0]
     assert _xy(best)[0] == [32, 64, 128]
-    assert _xy(best)[1] == [c.best_loss for c in panels[0].curves]
+    assert _xy(best)[1] == [c.best_loss for c in panels[0].landscapes]
     fits = [ln for ln in right.get_lines() if len(_xy(ln)[0]) == 2 and ln.get_alpha()]
     slopes = [float(np.diff(_xy(ln)[1])[0]) / 2 for ln in fits]
     assert slopes == pytest.approx([0.0, -1.0], abs=0.1)
@@ -159,7 +161,7 @@ def test_hard_inputs_draw() -> None:
     df = _sweep((-9.0, 2.0, -3.0), "scion")
     df.loc[df["width"] == 128, "val_loss"] = np.inf
     table = tidy(df, x="stepsize", y="val_loss", size="width", seed="seed")
-    panel = Panel("edges", build_curves(table, epsilon=EPSILON))
+    panel = Panel("edges", build_landscapes(table, axes_of("stepsize"), epsilon=EPSILON))
     for fig in (plot_curves([panel]), plot_scaling([panel])):
         fig.draw_without_rendering()
     with pytest.raises(ValueError, match="at least one panel"):
