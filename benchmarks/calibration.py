@@ -30,6 +30,7 @@ EPSILON = 0.01
 SIZES = (64, 128, 256, 512)
 DRIFT = -0.4
 """Octaves per doubling, of the sweeps on which intervals are tried."""
+TILT = 0.6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,9 @@ class Kind:
     """Seeds share nothing."""
     better_above: bool = False
     """The better setting is the larger stepsize, where growing noise is larger."""
+    two: bool = False
+    """A radius is varied too, over six octaves: where it doubles, the best stepsize falls by TILT
+    octaves, and half the curvature is its own."""
 
 
 KINDS = {
@@ -73,14 +77,25 @@ KINDS = {
     "flat basin": Kind(curvature=0.5),
     "steep": Kind(curvature=8.0),
     "seeds share nothing": Kind(unshared=True),
+    "two hyperparameters": Kind(two=True),
+    "two, noise grows": Kind(two=True, grows_with_stepsize=0.3, grows_with_size=0.5),
+    "two, a cliff": Kind(two=True, cliff=True),
 }
 REGRETS = {"0": 0.0, "0.97": 0.97, "1.02": 1.02, "4": 4.0}
 
 
 def grid_of(kind: Kind) -> np.ndarray:
-    """Return log2 of the stepsizes; the transferred one is at 0."""
+    """Return the cells as rows of log2 of the stepsize and the radius; 0, 0 is transferred."""
     reach = round(5 / kind.spacing)
-    return np.arange(-reach, reach - 1) * kind.spacing
+    stepsizes = np.arange(-reach, reach - 1) * kind.spacing
+    radii = np.arange(-3.0, 3.0) if kind.two else np.zeros(1)
+    return np.stack([g.ravel() for g in np.meshgrid(stepsizes, radii, indexing="ij")], axis=1)
+
+
+def losses_of(kind: Kind, grid: np.ndarray, optimum: float) -> np.ndarray:
+    """Return the losses without noise, in epsilon; the best radius is 1."""
+    off = grid[:, 0] - optimum + TILT * grid[:, 1]
+    return np.asarray(kind.curvature * (off**2 + grid[:, 1] ** 2 / 2))
 
 
 def optimum_for(kind: Kind, regret: float) -> float:
@@ -88,8 +103,7 @@ def optimum_for(kind: Kind, regret: float) -> float:
     grid = grid_of(kind)
 
     def worse(optimum: float) -> float:
-        losses = kind.curvature * (grid - optimum) ** 2
-        return float(kind.curvature * optimum**2 - losses.min())
+        return float(kind.curvature * optimum**2 - losses_of(kind, grid, optimum).min())
 
     low, high = -4.0, 0.0  # the regret falls towards 0
     for _ in range(60):
@@ -102,14 +116,14 @@ def sweep(rng: np.random.Generator, kind: Kind, optima: tuple[float, ...]) -> pd
     """Return one sweep as a table."""
     grid, parts = grid_of(kind), []
     for index, (size, optimum) in enumerate(zip(SIZES, optima, strict=True)):
-        shape = (kind.seeds, grid.size)
+        shape = (kind.seeds, len(grid))
         raw = rng.standard_normal(shape)
         if math.isfinite(kind.tails):
             raw = rng.standard_t(kind.tails, shape) / math.sqrt(kind.tails / (kind.tails - 2))
-        growth = kind.grows_with_stepsize * grid + kind.grows_with_size * index
+        growth = kind.grows_with_stepsize * grid[:, 0] + kind.grows_with_size * index
         shared = 0.0 if kind.unshared else 2 * kind.noise * rng.standard_normal((kind.seeds, 1))
-        above = grid - optimum
-        losses = kind.curvature * above**2 + kind.noise * 2.0**growth * raw + shared
+        above = grid[:, 0] - optimum + TILT * grid[:, 1]
+        losses = losses_of(kind, grid, optimum) + kind.noise * 2.0**growth * raw + shared
         if kind.cliff:
             wild = np.exp(rng.normal(4, 1.5, shape))
             losses = np.where(above > 1.75, losses + wild, losses)
@@ -118,8 +132,9 @@ def sweep(rng: np.random.Generator, kind: Kind, optima: tuple[float, ...]) -> pd
             pd.DataFrame(
                 {
                     "width": size,
-                    "stepsize": np.tile(2.0**grid, kind.seeds),
-                    "seed": np.repeat(np.arange(kind.seeds), grid.size),
+                    "stepsize": np.tile(2.0 ** grid[:, 0], kind.seeds),
+                    "radius": np.tile(2.0 ** grid[:, 1], kind.seeds),
+                    "seed": np.repeat(np.arange(kind.seeds), len(grid)),
                     "val_loss": 3.0 + EPSILON * losses.ravel(),
                 }
             )
@@ -129,7 +144,8 @@ def sweep(rng: np.random.Generator, kind: Kind, optima: tuple[float, ...]) -> pd
 
 def judged(rng: np.random.Generator, kind: Kind, optima: tuple[float, ...]) -> Verdict:
     """Return the verdict on one sweep."""
-    return verdict(sweep(rng, kind, optima), transferred=1.0, epsilon=EPSILON)
+    x, at = (("stepsize", "radius"), (1.0, 1.0)) if kind.two else ("stepsize", 1.0)
+    return verdict(sweep(rng, kind, optima), x=x, transferred=at, epsilon=EPSILON)
 
 
 def optima_of_line() -> tuple[float, ...]:
@@ -148,16 +164,24 @@ def count(kind: Kind, num_sweeps: int, seed: int) -> dict[str, Any]:
         for status in ("transfers", "does not transfer", "undecided"):
             found[f"{status} at {name}"] = statuses.count(status) / num_sweeps
     rng, lines = np.random.default_rng([seed, 7]), optima_of_line()
-    of_optima, of_drifts = [], []
+    of_optima, of_drifts, of_tilts = [], [], []
     for _ in range(num_sweeps):
         v = judged(rng, kind, lines)
         for row, true in zip(v.rows, lines, strict=True):
+            if row.tilt is not None:
+                of_tilts.append(row.tilt.low <= -TILT <= row.tilt.high)
+            if kind.two:
+                if row.region is not None:
+                    of_optima.append(row.region.holds((true, 0.0)))
+                continue
             low, high = (end.get("stepsize") for end in (row.optimum_low, row.optimum_high))
             if low is not None and high is not None:
                 of_optima.append(low <= 2.0**true <= high)
         if v.drift is not None and v.drift.low is not None and v.drift.high is not None:
             of_drifts.append(v.drift.low <= DRIFT <= v.drift.high)
     found["optimum covered"], found["drift covered"] = np.mean(of_optima), np.mean(of_drifts)
+    if of_tilts:
+        found["interaction covered"] = np.mean(of_tilts)
     return found
 
 
