@@ -17,6 +17,9 @@ from analysis.optimum import Region, Tilt
 
 VERDICT_SCHEMA = 2
 
+FLAT = 5
+"""So many near-optimal values are a flat basin: as many as a parabola sees."""
+
 Status = Literal["transfers", "does not transfer", "undecided", "not tested"]
 STATUSES: tuple[Status, ...] = ("transfers", "does not transfer", "undecided", "not tested")
 
@@ -54,6 +57,12 @@ class SizeRow:
     """Of two hyperparameters: where the optimum lies with 95 % confidence."""
     tilt: Tilt | None = None
     """And how the best value of the first follows the second."""
+
+    @property
+    def flat(self) -> bool:
+        """Whether more values of one hyperparameter are near-optimal than an optimum is told from:
+        then those are what there is to say."""
+        return len(self.near_optimal) >= FLAT and len(self.near_optimal[0]) == 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,9 +6,11 @@ from analysis.axes import Axis
 from analysis.drift import Drift
 from analysis.grids import Point
 from analysis.landscapes import Landscape
-from analysis.result import SizeRow
+from analysis.result import SizeRow, Verdict
 from analysis.rule import Judgement, SizeJudgement
 
+_MOST_NAMED = 4
+"""Settings that are written out one by one."""
 _PLAIN = 0.1
 """Drifts of fewer octaves per doubling are not worth a sentence, however sure they are."""
 
@@ -204,6 +206,23 @@ def plain_drift(drift: Drift | None, axis: Axis, size_name: str) -> str:
         moved = f"by a factor of {2**drift.slope:.2f} per doubling of {size_name} (95 % interval "
         moved += f"{2**drift.low:.2f} to {2**drift.high:.2f})"
     return f" All the same the best {axis.name} drifts plainly, {moved}."
+
+
+def near_optimal(verdict: Verdict) -> str:
+    """Say which settings are within epsilon of the best mean at every size."""
+    near, axes = verdict.near_optimal, verdict.axes
+    if not near:
+        found = "no setting"
+    elif len(near) > _MOST_NAMED:
+        ends = (min, max)
+        spans = [[end(p[a.name] for p in near) for end in ends] for a in axes]
+        found = f"{len(near)} settings, " + ", ".join(
+            f"{a.name} {a.text(low)} to {a.text(high)}"
+            for a, (low, high) in zip(axes, spans, strict=True)
+        )
+    else:
+        found = "; ".join(setting(p, axes) for p in near)
+    return f"within epsilon of the best at every {verdict.size_name}: {found}"
 
 
 def interaction(rows: Sequence[SizeRow], axes: Sequence[Axis], size_name: str) -> str:

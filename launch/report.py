@@ -59,7 +59,7 @@ def print_verdicts(
     console: Console, verdicts: Mapping[str, Mapping[str, "Verdict"]], *, of_study: bool = True
 ) -> None:
     """Print the verdict of every arm or group: a table of sizes, then its sentences."""
-    from analysis.words import axes_text, interaction, law
+    from analysis.words import axes_text, interaction, law, near_optimal
 
     for name, claims in verdicts.items():
         main = next(iter(claims.values()))
@@ -75,6 +75,7 @@ def print_verdicts(
                 drift = main.drifts[axis.name]
                 line = law(drift, axis, main.size_name, main.rows[0].size)
                 console.print(f"drift of the optimum: {_drift(drift, axis)}: {line}", markup=False)
+        console.print(near_optimal(main), markup=False)
         if together := interaction(main.rows, main.axes, main.size_name):
             console.print(together, markup=False)
         if main.fixed:
@@ -149,12 +150,17 @@ def _optimum(row: "SizeRow", axis: "Axis") -> str:
     """Write an optimum; one on the grid's edge may lie beyond it."""
     if not row.optimum or axis.name not in row.optimum:
         return "-"
+    if row.flat:
+        values = [point[axis.name] for point in row.near_optimal]
+        return f"{_place(min(values), axis)} to {_place(max(values), axis)}"
     beyond = {"below": "≤ ", "above": "≥ ", None: ""}[row.censored.get(axis.name)]
     return beyond + _place(row.optimum[axis.name], axis)
 
 
 def _interval(row: "SizeRow", axis: "Axis") -> str:
     """Write an interval; an end that lies beyond the grid is left out."""
+    if row.flat:
+        return "flat"
     if axis.name in row.censored:
         return "-"
     ends = (side.get(axis.name) for side in (row.optimum_low, row.optimum_high))

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from analysis.words import near_optimal
 from tests.analysis.test_claims import at, judged, sweep
 
 
@@ -70,3 +71,14 @@ def test_rounded_losses_tie_at_the_transferred_value() -> None:
     assert all(
         {"stepsize": 2**-3} in row.near_optimal and len(row.near_optimal) > 3 for row in v.rows
     )
+
+
+def test_a_flat_basin_is_a_set_and_no_point() -> None:
+    v = judged(sweep((-3.0,) * 3, sigma=0.0002, curvature=0.0005))
+    assert all(row.flat for row in v.rows)
+    assert near_optimal(v).endswith("at every width: 7 settings, stepsize 2^-6 to 1")
+    steep = judged(sweep((-3.0,) * 3))
+    assert not any(row.flat for row in steep.rows)
+    assert near_optimal(steep) == "within epsilon of the best at every width: stepsize 2^-3"
+    moved = judged(sweep((-3.0, -4.5, -6.0)))
+    assert near_optimal(moved).endswith("every width: no setting")
