@@ -17,6 +17,8 @@ from analysis.result import Comparison, SizeRow, Verdict, finite
 from analysis.rule import Cell, Judgement, SizeJudgement, t_quantile
 
 Cells = dict[tuple[float, Point], dict[int, float]]
+_FLAT = 5
+"""So many near-optimal values are a flat basin: as many as a parabola sees."""
 Fixed = Mapping[str, Any] | Sequence[str] | None
 
 
@@ -134,6 +136,7 @@ def _row(
         best=None if best is None else setting(best, axes),
         best_loss=None if best is None else sign * alive[best],
         loss_at_transferred=finite(sign * means.get(reference, math.nan)),
+        transferred="diverged" if j.reference_diverged else "not run" if j.untested else "done",
         regret=j.regret,
         regret_lower=j.lower,
         regret_upper=j.upper,
@@ -166,7 +169,15 @@ def _optimum(landscape: Landscape | None, axes: Sequence[Axis]) -> dict[str, Any
         "near_optimal": tuple(setting(p, axes) for p in landscape.near_optimal),
         "region": found.region,
         "tilt": found.tilt,
+        "flat": _is_flat(landscape),
     }
+
+
+def _is_flat(c: Landscape) -> bool:
+    if len(c.axes) > 1 or c.censored or len(c.near_optimal) < _FLAT:
+        return False
+    near = np.isin(c.points[:, 0], [p[0] for p in c.near_optimal])
+    return int(np.abs(np.diff(near.astype(int), prepend=0, append=0)).sum()) == 2
 
 
 def _comparison(cell: Cell[Point], axes: Sequence[Axis], level: float) -> Comparison:

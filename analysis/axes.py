@@ -33,6 +33,9 @@ class Axis:
     def __post_init__(self) -> None:
         low = -math.inf if self.low is None else self.low
         high = math.inf if self.high is None else self.high
+        # One that is infinite is none.
+        object.__setattr__(self, "low", None if low == -math.inf else low)
+        object.__setattr__(self, "high", None if high == math.inf else high)
         if not low < high or not (self.linear or high > 0):
             what = "" if self.linear else "positive "
             raise ValueError(
@@ -110,7 +113,7 @@ def axes_of(
     Raises:
         ValueError: a column is named twice, or `linear` or `bounds` name another one.
     """
-    names = (x,) if isinstance(x, str) else tuple(x)
+    names = (x,) if isinstance(x, str) else tuple(map(str, x))
     if not names or len(set(names)) < len(names):
         raise ValueError(f"x must name columns, each once, got {names!r}")
     linear, bounds = (linear,) if isinstance(linear, str) else linear, bounds or {}
@@ -118,8 +121,11 @@ def axes_of(
         unknown = [name for name in given if name not in names]
         if unknown:
             raise ValueError(f"{field} must be of the columns {names!r} of x, got {unknown[0]!r}")
+    for name, pair in bounds.items():
+        if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
+            raise ValueError(f"bounds of {name} must be two numbers, got {pair!r}")
     return tuple(Axis(n, n in linear, *map(_bound, bounds.get(n, (None, None)))) for n in names)
 
 
 def _bound(value: float | None) -> float | None:
-    return None if value is None or math.isinf(value) else float(value)
+    return None if value is None else float(value)

@@ -5,7 +5,8 @@ smallest size as the place of tuning, and the runs that would decide.
 """
 
 import math
-from collections.abc import Collection, Sequence
+import numbers
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,8 @@ from analysis.next_runs import beyond_the_edges, more_seeds
 from analysis.result import NextRun, Status, Verdict
 from analysis.rule import Judgement, judge
 
+Setting = float | Sequence[float] | Mapping[str, float]
+_MOST_CELLS = 100_000
 DEFAULT_EPSILON = 0.005
 """Share of the best loss that matters, where no absolute epsilon is given."""
 
@@ -38,7 +41,7 @@ DEFAULT_EPSILON = 0.005
 def verdict(
     df: pd.DataFrame,
     *,
-    transferred: float | Sequence[float] | None = None,
+    transferred: Setting | None = None,
     epsilon: float | None = None,
     x: str | Sequence[str] = "stepsize",
     y: str = "val_loss",
@@ -60,8 +63,9 @@ def verdict(
 
     Args:
         df: One row per run, one group.
-        transferred: The value to judge, or one for each column of `x`: a grid point of some size;
-            where it was not run the verdict is open. None: the grid argmin of the smallest size.
+        transferred: The value to judge, or one for each column of `x`, by name or in that order:
+            a grid point of some size; where it was not run the verdict is open. None: the grid
+            argmin of the smallest size.
         epsilon: Difference of `y` that matters; None: 0.5 % of the best `y`
             at the smallest size, which must then not be 0.
         x: Column of the hyperparameter, or two columns of hyperparameters that were varied
@@ -91,6 +95,7 @@ def verdict(
     columns: dict[str, Any] = {"y": y, "size": size, "seed": seed, "status": status}
     table = tidy(df, x=x, linear=linear, group=group, maximise=maximise, **columns)
     name = _one_group(table, group)
+    _require_few(table, axes, size)
     notes = _load_notes(table, y, maximise)
     epsilon, note = _epsilon(table, epsilon, axes)
     notes += note
@@ -249,6 +254,17 @@ def _judge(
     return result
 
 
+def _require_few(table: pd.DataFrame, axes: Sequence[Axis], size: str) -> None:
+    """Raise ValueError for a table that would take minutes: a sweep has a grid."""
+    cells = len(table[["size", *point_columns(len(axes))]].drop_duplicates())
+    if cells > _MOST_CELLS:
+        names = " x ".join([size, *(a.name for a in axes)])
+        raise ValueError(
+            f"{names} must have at most {_MOST_CELLS} different values together, got {cells}: "
+            f"round {axes[0].name} to a grid, or judge a part of the table"
+        )
+
+
 def _one_group(table: pd.DataFrame, column: str | None) -> str:
     names = sorted(set(table["group"]))
     if len(names) != 1:
@@ -276,20 +292,28 @@ def _epsilon(
         return epsilon, []
     small = table[table["size"] == table["size"].min()]
     best = float(small.groupby(point_columns(len(axes)))["loss"].mean().min())
-    if not (best and math.isfinite(best)):
-        raise ValueError(f"epsilon must be given where the best loss is 0 or missing, got {best}")
+    if not math.isfinite(best):
+        raise ValueError("epsilon must be given: every run at the smallest size diverged")
+    if not best:
+        raise ValueError("epsilon must be given where the best loss is 0: half a percent of it is")
     return DEFAULT_EPSILON * abs(best), ["epsilon is 0.5 % of the best at the smallest size"]
 
 
-def _point(transferred: float | Sequence[float] | None, axes: Sequence[Axis]) -> Point | None:
+def _point(transferred: Setting | None, axes: Sequence[Axis]) -> Point | None:
     """Return a setting as one value for each axis."""
     if transferred is None:
         return None
-    point = (transferred,) if isinstance(transferred, (int, float)) else tuple(transferred)
-    if len(point) != len(axes) or not all(map(math.isfinite, point)):
-        names = ", ".join(a.name for a in axes)
-        raise ValueError(f"transferred must be one number for each of {names}, got {transferred}")
-    return tuple(map(float, point))
+    names, point = [a.name for a in axes], transferred
+    if isinstance(point, Mapping) and set(point) == set(names):
+        point = [point[name] for name in names]
+    values = list(point) if isinstance(point, (list, tuple)) else [point]
+    if len(values) != len(axes) or not all(
+        isinstance(v, numbers.Real) and math.isfinite(v) for v in values
+    ):
+        raise ValueError(
+            f"transferred must be one number for each of {', '.join(names)}, got {transferred!r}"
+        )
+    return tuple(float(v) for v in values if isinstance(v, numbers.Real))
 
 
 def _tuned(smallest: Landscape, size: str) -> tuple[Point, list[str]]:

@@ -45,12 +45,13 @@ class Drift:
 def fit_drift(landscapes: Sequence[Landscape], axis: int = 0) -> Drift | None:
     """Fit the optima of one hyperparameter over the sizes of one group.
 
-    Those that lie on the grid's edge, of whatever hyperparameter, are left out. The interval comes
+    Those that lie on the grid's edge, of whatever hyperparameter, or that the cells cannot tell,
+    are left out. The interval comes
     from the scatter about the line (sizes - 2 degrees of freedom): it covers both seed noise and
     bends of the true relation, which slopes fitted seed by seed would not. None with fewer than
     two sizes.
     """
-    usable = [c for c in landscapes if not c.censored and math.isfinite(c.optimum.at[axis])]
+    usable = [c for c in landscapes if not c.censored and c.optimum.told and c.best is not None]
     num = len({c.size for c in usable})
     if num < 2:
         return None

@@ -3,8 +3,9 @@
 A setting is a point of as many hyperparameters as the sweep varied at once.
 """
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +17,7 @@ from analysis.rule import BASIN, Noise
 
 Ints = npt.NDArray[np.integer[Any]]
 Point = tuple[float, ...]
-Side = Literal["below", "above"]
+Side = Literal["below", "above", "alone"]
 
 _REACH = 2  # grid values on each side of the argmin that the fit about it sees
 _FARTHEST = 1e6
@@ -57,7 +58,6 @@ class Grid:
         self.low: Array = np.where(ok, np.fmin.reduce(self.losses, axis=1), np.nan)
         self.high: Array = np.where(ok, np.fmax.reduce(self.losses, axis=1), np.nan)
         self.finite: Ints = np.flatnonzero(ok)
-        self._levels = [np.unique(self.t[self.finite, k]) for k in range(len(axes))]
         self.argmin = self._argmin(prefer)
         self.window = self.window_at(self.argmin) if self.finite.size else self.finite
         best = np.nanmin(self.mean) if self.finite.size else math.nan
@@ -80,47 +80,49 @@ class Grid:
         return find(self.points, point, self.axes)
 
     def line(self, cell: int, axis: int) -> Ints:
-        """Return the cells that differ from one in this axis alone, itself included; all cells
-        where there is no other such cell."""
+        """Return the cells that differ from one in this axis alone, itself included."""
         rest = np.delete(self.points, axis, axis=1)
-        on = np.flatnonzero((rest == rest[cell]).all(axis=1))
-        return on if on.size > 1 else np.arange(len(self.points))
+        return np.flatnonzero((rest == rest[cell]).all(axis=1))
 
     def sides(self, cell: int, *, bounded: bool = True) -> dict[int, Side]:
         """Return the axes along which nothing was run beyond a cell, and on which side.
 
-        A cell that diverged is a cliff: it brackets. With `bounded` so is what is not allowed.
+        What counts are cells that differ in that axis alone; "alone" where there are none. A cell
+        that diverged is a cliff: it brackets. With `bounded` so does the end of what is allowed.
         """
         found: dict[int, Side] = {}
         for k, axis in enumerate(self.axes):
             at, values = float(self.points[cell, k]), self.points[self.line(cell, k), k]
             low, high = (axis.low, axis.high) if bounded else (None, None)
-            if at == values.min() and not (low is not None and axis.same([low], at)[0]):
-                found[k] = "below"
-            elif at == values.max() and not (high is not None and axis.same([high], at)[0]):
-                found[k] = "above"
+            below = at == values.min() and not (low is not None and axis.same([low], at)[0])
+            above = at == values.max() and not (high is not None and axis.same([high], at)[0])
+            if below or above:
+                found[k] = "alone" if below and above else "below" if below else "above"
         return found
 
-    def around(self, cell: int, reach: int) -> list[tuple[float, float]]:
-        """Return the finite grid values so many steps below and above a cell, for each axis."""
+    def beside(self, cell: int, reach: int, *, finite: bool = False) -> list[tuple[float, float]]:
+        """Return the places so many steps below and above a cell on its line, for each axis."""
         found = []
-        for levels, t in zip(self._levels, self.t[cell], strict=True):
-            at = int(np.searchsorted(levels, t))
-            found.append((levels[max(at - reach, 0)], levels[min(at + reach, levels.size - 1)]))
+        for k, t in enumerate(self.t[cell].tolist()):
+            line = self.line(cell, k)
+            line = np.intersect1d(line, self.finite) if finite else line
+            places = np.unique(self.t[line, k])
+            at = int(np.searchsorted(places, t))
+            low, high = places[max(at - reach, 0)], places[min(at + reach, places.size - 1)]
+            found.append((float(low), float(high)))
         return found
 
-    def neighbours(self, cell: int) -> list[tuple[float, float]]:
-        """Return the next grid values below and above a cell on each scale, run or diverged."""
-        found = []
-        for levels, t in zip((np.unique(column) for column in self.t.T), self.t[cell], strict=True):
-            at = int(np.searchsorted(levels, t))
-            below, above = levels[max(at - 1, 0)], levels[min(at + 1, levels.size - 1)]
-            found.append((float(below), float(above)))
-        return found
+    def is_grid_at(self, cell: int) -> bool:
+        """Tell whether every combination of a cell's neighbours was run: of a star or of settings
+        drawn at random they were not."""
+        around = self.beside(cell, 1)
+        places = [{low, t, high} for (low, high), t in zip(around, self.t[cell], strict=True)]
+        ran = set(map(tuple, self.t.tolist()))
+        return all(place in ran for place in itertools.product(*places))
 
     def window_at(self, cell: int) -> Ints:
         """Return the finite cells that the fit about a finite cell sees."""
-        low, high = np.array(self.around(cell, _REACH)).T
+        low, high = np.array(self.beside(cell, _REACH, finite=True)).T
         t = self.t[self.finite]
         return np.asarray(self.finite[((t >= low) & (t <= high)).all(axis=1)])
 
@@ -190,8 +192,3 @@ def pooled(parts: Sequence[Noise]) -> Noise:
     """Join variances, each as much as it is worth."""
     df = sum(p.df for p in parts)
     return Noise(sum(p.df * p.variance for p in parts) / df if df else 0.0, df)
-
-
-def named(values: Mapping[int, Any], axes: Sequence[Axis]) -> dict[str, Any]:
-    """Key by the axes' names what is keyed by their numbers."""
-    return {axes[k].name: value for k, value in values.items()}

@@ -47,11 +47,6 @@ class Landscape:
     """Grid points not worse than the best by more than epsilon."""
 
     @property
-    def x(self) -> Array:
-        """Values of the first hyperparameter."""
-        return self.points[:, 0]
-
-    @property
     def t(self) -> Array:
         """(cells, axes) grid points on the axes' scales."""
         return _places(self.points, self.axes)
@@ -73,7 +68,7 @@ def build_landscapes(
     """Build one landscape per (group, size) of a canonical table (see load.tidy).
 
     Of cells with equal means the argmin is the one at `prefer`, else the
-    middle one of those inside the grid, else the first.
+    middle one of those inside the grid, else of all.
 
     Args:
         table: Columns group, size, x (and x2), seed, loss.
@@ -128,7 +123,8 @@ def _held(found: Optimum, edge: Array, censored: Mapping[int, Side]) -> Optimum:
     at, low, high = list(found.at), list(found.low), list(found.high)
     for k, side in censored.items():
         at[k] = float(edge[k])
-        low[k], high[k] = (-math.inf, at[k]) if side == "below" else (at[k], math.inf)
+        low[k] = at[k] if side == "above" else -math.inf
+        high[k] = at[k] if side == "below" else math.inf
     if not censored:
         return found
-    return Optimum(tuple(at), tuple(low), tuple(high), None, found.tilt)
+    return Optimum(tuple(at), tuple(low), tuple(high), None, found.tilt, found.told)

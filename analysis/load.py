@@ -115,6 +115,10 @@ def tidy(
     columns = dict(zip(point_columns(len(axes)), axes, strict=True))
     wanted = [*(axis.name for axis in axes), y, size, seed, group, status]
     require_columns(df, [c for c in wanted if c is not None])
+    named = [c for c in wanted if c is not None]
+    twice = sorted({c for c in named if named.count(c) > 1})
+    if twice:
+        raise ValueError(f"a column can be named for one thing only, got {twice[0]!r} for several")
     if df.empty:
         raise ValueError("a table of runs needs at least one row, got none")
     state = _status(df, status)

@@ -27,8 +27,7 @@ def beyond_the_edges(landscapes: Sequence[Landscape]) -> tuple[NextRun, ...]:
         seeds = int(c.num_seeds[find(c.points, c.best, c.axes)][0])
         for k, side in c.censored.items():
             levels = np.unique(c.t[:, k])
-            # An only value is an edge on both sides.
-            sides: tuple[Side, ...] = ("below", "above") if levels.size == 1 else (side,)
+            sides: tuple[Side, ...] = ("below", "above") if side == "alone" else (side,)
             for one in sides:
                 value = _beyond(c.axes[k], levels, c.best[k], one)
                 if value is not None:

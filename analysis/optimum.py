@@ -5,7 +5,7 @@ bootstraps: every redrawing of the means has its own argmin and so its own windo
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -57,32 +57,41 @@ class Tilt:
 
 @dataclass(frozen=True, slots=True)
 class Optimum:
-    """Where it is on the axes' scales; infinite ends lie beyond the grid."""
+    """Where it is on the axes' scales."""
 
     at: Point
     low: Point
-    """95 % bootstrap interval of each hyperparameter."""
+    """95 % bootstrap interval of each hyperparameter; infinite ends lie beyond the grid, or are
+    not known."""
     high: Point
     region: Region | None = None
     """Of both together, where there are two and the cells can tell."""
     tilt: Tilt | None = None
+    told: bool = True
+    """Whether the cells are enough for a quadratic; else it is the best of them."""
+
+    @classmethod
+    def unknown(cls, at: Point) -> "Optimum":
+        """The best cell, of which nothing more is known."""
+        far = (math.inf,) * len(at)
+        return cls(at, tuple(-v for v in far), far, told=False)
 
 
 def optimum(g: Grid, noise: Noise, seed: int) -> Optimum:
-    """Find the vertex, clipped to one grid value about the argmin, and what it may be.
+    """Find the vertex, clipped to the neighbours of the argmin, and what it may be.
 
-    With too few cells for a quadratic it is the argmin, and lies between its neighbours. With an
-    argmin on the grid's edge the optimum may lie beyond it.
+    Without a noise it has no interval. With an argmin on the grid's edge it may lie beyond it.
     """
-    here = tuple(float(v) for v in g.t[g.argmin])
     if not _determined(g, g.argmin):
-        around = g.neighbours(g.argmin)
-        return Optimum(here, tuple(a for a, _ in around), tuple(b for _, b in around))
+        return Optimum.unknown(tuple(g.t[g.argmin].tolist()))
+    found, slope = _vertices(g, g.argmin, g.mean[None])
+    at = tuple(found[0].tolist())
+    if not noise.df:
+        return replace(Optimum.unknown(at), told=True)
     rng = np.random.default_rng(seed)
+    # The noise is an estimate: as in Student's t, each redrawing has another one.
     sd = np.sqrt(noise.variance / g.num_seeds)
-    if noise.df:
-        # The noise is an estimate: as in Student's t, each redrawing has another one.
-        sd = sd * np.sqrt(noise.df / rng.chisquare(noise.df, (_NUM_DRAWS, 1)))
+    sd = sd * np.sqrt(noise.df / rng.chisquare(noise.df, (_NUM_DRAWS, 1)))
     drawn = g.mean + sd * rng.standard_normal((_NUM_DRAWS, len(g.mean)))
     lowest = np.nanargmin(drawn, axis=1)
     vertices = np.empty((_NUM_DRAWS, len(g.axes)))
@@ -91,15 +100,15 @@ def optimum(g: Grid, noise: Noise, seed: int) -> Optimum:
         rows = lowest == cell
         vertices[rows], slopes[rows] = _vertices(g, cell, drawn[rows])
         for axis, side in g.sides(cell).items():
-            ends[int(side == "above")][rows, axis] = True
-    found, slope = _vertices(g, g.argmin, g.mean[None])
+            ends[0][rows, axis] = side != "above"
+            ends[1][rows, axis] = side == "above"
     region = _region(found[0], vertices) if len(g.axes) == 2 else None
     vertices[ends[0]], vertices[ends[1]] = -math.inf, math.inf
     # Of two infinite draws there is no mean.
     low = np.quantile(vertices, 0.5 - COVERAGE / 2, axis=0, method="lower")
     high = np.quantile(vertices, 0.5 + COVERAGE / 2, axis=0, method="higher")
     return Optimum(
-        tuple(found[0].tolist()),
+        at,
         tuple(np.minimum(low, found[0]).tolist()),
         tuple(np.maximum(high, found[0]).tolist()),
         region,
@@ -110,7 +119,7 @@ def optimum(g: Grid, noise: Noise, seed: int) -> Optimum:
 def _determined(g: Grid, cell: int) -> bool:
     """Whether the cells about one are enough for a quadratic."""
     design = _design(g, cell)[0]
-    few = len(design) < design.shape[1]
+    few = len(design) < design.shape[1] or not g.is_grid_at(cell)
     return not few and int(np.linalg.matrix_rank(design)) == design.shape[1]
 
 
@@ -127,7 +136,7 @@ def _design(g: Grid, cell: int) -> tuple[Array, Any, Array]:
 def _vertices(g: Grid, cell: int, means: Array) -> tuple[Array, Array]:
     """Vertex of the quadratic about a cell, for every row of means (rows, cells), and its tilt.
 
-    Where it has no minimum, the vertex is the best cell of the window, and the tilt NaN.
+    Where it has no minimum, the vertex is the cell, and the tilt NaN.
     """
     design, window, unit = _design(g, cell)
     y, root = means[:, window], np.sqrt(g.weight[window])
@@ -141,14 +150,14 @@ def _vertices(g: Grid, cell: int, means: Array) -> tuple[Array, Array]:
         hessian[:, j, k] = hessian[:, k, j] = found[:, num + i]
     bent = np.linalg.eigvalsh(hessian)[:, 0] > 0
     slope = np.full(len(y), np.nan)
-    # Clipping keeps a flat draw in bounds.
-    vertex = (g.t[window] - g.t[cell])[np.argmin(y, axis=1)]
+    vertex = np.zeros((len(y), num))
     if bent.any():
         gradient = found[bent, -1 - num : -1]
         vertex[bent] = -np.linalg.solve(hessian[bent], gradient[..., None])[..., 0] * unit
         if num == 2:
             slope[bent] = -hessian[bent, 0, 1] / hessian[bent, 0, 0] * unit[0] / unit[1]
-    low, high = np.array(g.neighbours(cell)).T
+    low, high = np.array(g.beside(cell, 1)).T
+    # Clipping keeps a flat draw in bounds.
     return np.clip(vertex + g.t[cell], low, high), slope
 
 

@@ -17,9 +17,6 @@ from analysis.optimum import Region, Tilt
 
 VERDICT_SCHEMA = 2
 
-FLAT = 5
-"""So many near-optimal values are a flat basin: as many as a parabola sees."""
-
 Status = Literal["transfers", "does not transfer", "undecided", "not tested"]
 STATUSES: tuple[Status, ...] = ("transfers", "does not transfer", "undecided", "not tested")
 
@@ -57,12 +54,11 @@ class SizeRow:
     """Of two hyperparameters: where the optimum lies with 95 % confidence."""
     tilt: Tilt | None = None
     """And how the best value of the first follows the second."""
-
-    @property
-    def flat(self) -> bool:
-        """Whether more values of one hyperparameter are near-optimal than an optimum is told from:
-        then those are what there is to say."""
-        return len(self.near_optimal) >= FLAT and len(self.near_optimal[0]) == 1
+    transferred: Literal["done", "diverged", "not run"] = "done"
+    """What became of the transferred setting here."""
+    flat: bool = False
+    """Whether more values of one hyperparameter, next to each other, are near-optimal than an
+    optimum is told from: then those are what there is to say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +125,12 @@ class Verdict:
     def __post_init__(self) -> None:
         if self.status not in STATUSES:
             raise ValueError(f"status must be one of {STATUSES}, got {self.status!r}")
+
+    def _repr_html_(self) -> str:
+        """Show the verdict in a notebook."""
+        from analysis.report import fragment  # which imports this
+
+        return fragment(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready data: no NaN or inf, lists instead of tuples."""

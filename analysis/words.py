@@ -1,6 +1,9 @@
 """Plain English for verdicts: the one-sentence reason, and settings as people write them."""
 
+import math
 from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from analysis.axes import Axis
 from analysis.drift import Drift
@@ -10,7 +13,7 @@ from analysis.result import SizeRow, Verdict
 from analysis.rule import Judgement, SizeJudgement
 
 _MOST_NAMED = 4
-"""Settings that are written out one by one."""
+"""Settings, and sizes, that are written out one by one."""
 _PLAIN = 0.1
 """Drifts of fewer octaves per doubling are not worth a sentence, however sure they are."""
 
@@ -27,6 +30,22 @@ def axes_text(axes: Mapping[str, object]) -> str:
     return ", ".join(text(name, value) for name, value in axes.items())
 
 
+def octaves(change: float, axis: Axis) -> str:
+    """Write a change on a hyperparameter's scale, with its sign and without a negative zero."""
+    if axis.linear:
+        return f"{change + 0.0:+.3g}"
+    return f"{round(change, 2) + 0.0:+.2f}"
+
+
+def drift_text(drift: Drift, axis: Axis) -> str:
+    """Write a drift with its interval."""
+    unit = "" if axis.linear else " octaves"
+    text = f"the best {axis.name} drifts by {octaves(drift.slope, axis)}{unit} per doubling"
+    if drift.low is None or drift.high is None:
+        return text
+    return f"{text} (95 %: {octaves(drift.low, axis)} to {octaves(drift.high, axis)})"
+
+
 def law(drift: Drift, axis: Axis, size_name: str, smallest: float) -> str:
     """Write the line through the optima: as a power of the size, where the scale is logarithmic."""
     there, slope = axis.text(axis.back(drift.place_at(smallest))), round(drift.slope, 2) + 0.0
@@ -34,6 +53,11 @@ def law(drift: Drift, axis: Axis, size_name: str, smallest: float) -> str:
         step = f"{'-' if drift.slope < 0 else '+'} {abs(drift.slope):.3g}"
         return f"best {axis.name} = {there} {step} log2({size_name} / {smallest:.12g})"
     return f"best {axis.name} = {there} ({size_name} / {smallest:.12g})^{slope:.2f}"
+
+
+def more_seeds(number: int) -> str:
+    """Write how many seeds."""
+    return f"{number} more seed{'s' if number != 1 else ''}"
 
 
 def setting(values: Mapping[str, float], axes: Sequence[Axis]) -> str:
@@ -156,16 +180,33 @@ def one_size(size_name: str) -> str:
 
 def not_tuned(smallest: Landscape, size_name: str) -> str:
     """Say on which edges of its grid the smallest size is best."""
-    edges = "; ".join(
-        f"the best {smallest.axes[k].name} {_value(smallest, k)} is the grid's edge, so "
-        f"{'smaller' if side == 'below' else 'larger'} values may be better still"
-        for k, side in smallest.censored.items()
+    edges = "; ".join(_edge(smallest, k) for k in smallest.censored)
+    return (
+        f"Not tuned: at the smallest {size_name}, {smallest.size:.12g}, {edges}, so a better one "
+        "may lie beyond."
     )
-    return f"Not tuned: at the smallest {size_name}, {smallest.size:.12g}, {edges}."
 
 
-def _value(landscape: Landscape, k: int) -> str:
-    return "" if landscape.best is None else landscape.axes[k].text(landscape.best[k])
+def _edge(c: Landscape, k: int) -> str:
+    """Say that nothing was run beyond the best value of one hyperparameter."""
+    assert c.best is not None
+    axis, side, values = c.axes[k], c.censored[k], np.unique(c.points[:, k])
+    best = f"the best {axis.name}, {axis.text(c.best[k])},"
+    if values.size == 1:
+        return f"{best} is the only one that was run"
+    if side != "alone" and c.best[k] in (values[0], values[-1]):
+        return f"{best} is the {'smallest' if side == 'below' else 'largest'} of the grid"
+    what = {"below": "smaller", "above": "larger", "alone": "other"}[side]
+    return f"no {what} {axis.name} was run beside the best setting ({setting_at(c)})"
+
+
+def setting_at(c: Landscape) -> str:
+    """Write the best setting of a size."""
+    return (
+        ""
+        if c.best is None
+        else setting({a.name: v for a, v in zip(c.axes, c.best, strict=True)}, c.axes)
+    )
 
 
 def at_edge(
@@ -176,21 +217,24 @@ def at_edge(
     size_name: str,
 ) -> str:
     """Name the edges, and what else leaves it open."""
-    found = []
-    for k, axis in enumerate(axes):
-        where = "; ".join(
-            f"{'smallest' if c.censored[k] == 'below' else 'largest'} grid value "
-            f"{_value(c, k)} at {size_name} {c.size:.12g}"
-            for c in edges
-            if k in c.censored
-        )
-        if where:
-            found.append(f"best {axis.name} lies on the grid's edge ({where})")
+    where: dict[str, list[str]] = {}
+    for c in edges:
+        for k in c.censored:
+            where.setdefault(_edge(c, k), []).append(f"{c.size:.12g}")
+    found = "; ".join(f"at {size_name} {_few(sizes)} {text}" for text, sizes in where.items())
     noisy = any(_open(j, judgement) for j in judgement.sizes if not j.untested)
     rest = ", and the noise leaves other sizes open" if noisy else ""
     untested = _untested(judgement, _home(axes, transferred), size_name)
-    text = f"The {', and the '.join(found)}, so a better one may lie outside{rest}."
-    return f"{text} {untested}".rstrip()
+    return (
+        f"{found[0].upper()}{found[1:]}, so a better one may lie beyond{rest}. {untested}"
+    ).rstrip()
+
+
+def _few(sizes: Sequence[str]) -> str:
+    """List sizes, the first few of many."""
+    if len(sizes) <= _MOST_NAMED:
+        return ", ".join(sizes)
+    return f"{', '.join(sizes[: _MOST_NAMED - 1])} and {len(sizes) - _MOST_NAMED + 1} more"
 
 
 def plain_drift(drift: Drift | None, axis: Axis, size_name: str) -> str:
@@ -228,7 +272,8 @@ def near_optimal(verdict: Verdict) -> str:
 def interaction(rows: Sequence[SizeRow], axes: Sequence[Axis], size_name: str) -> str:
     """Say how the best value of the first of two hyperparameters follows the second.
 
-    Empty for one hyperparameter, or where no size has enough cells about its best one.
+    Whether it does is judged by the mean over the sizes. Empty for one hyperparameter, or where no
+    size has enough cells about its best one.
     """
     known = [(row.size, row.tilt) for row in rows if row.tilt is not None]
     if len(axes) != 2 or not known:
@@ -236,17 +281,15 @@ def interaction(rows: Sequence[SizeRow], axes: Sequence[Axis], size_name: str) -
     first, second = axes
     one = f"one unit of {second.name}" if second.linear else f"a doubling of {second.name}"
     unit = f"units of {first.name}" if first.linear else "octaves"
+    digits = "+.3g" if first.linear else "+.2f"
     many = "; ".join(
-        f"{tilt.slope:+.2f} {unit} ({tilt.low:+.2f} to {tilt.high:+.2f}) at {size_name} {size:.12g}"
+        f"{tilt.slope:{digits}} {unit} ({tilt.low:{digits}} to {tilt.high:{digits}}) at "
+        f"{size_name} {size:.12g}"
         for size, tilt in known
     )
-    signs = {(t.low > 0) - (t.high < 0) for _, t in known}
-    if signs == {0}:
-        return (
-            f"No interaction is seen: {one} moves the best {first.name} by {many}, which the noise "
-            "explains."
-        )
-    told = {1: "rises", -1: "falls"}
-    plain = signs - {0}
-    verb = told[plain.pop()] if len(plain) == 1 else "changes"
+    mean = sum(t.slope for _, t in known) / len(known)
+    half = math.sqrt(sum(((t.high - t.low) / 2) ** 2 for _, t in known)) / len(known)
+    if abs(mean) <= half or (not first.linear and not second.linear and abs(mean) < _PLAIN):
+        return f"No interaction is seen: {one} moves the best {first.name} by {many}."
+    verb = "rises" if mean > 0 else "falls"
     return f"They interact: the best {first.name} {verb} with {second.name}, for {one} by {many}."

@@ -89,7 +89,7 @@ def test_edge_blocks_transfers_but_not_its_opposite() -> None:
     flat = sweep((-3.0, -3.0, -3.0, -1.6), curvature=0.0015, sigma=0.0002, grid=range(-7, -1))
     v = judged(flat)
     assert v.status == "undecided" and v.rows[-1].censored == {"stepsize": "above"}
-    assert "largest grid value 2^-2 at width 256" in v.reason
+    assert "At width 256 the best stepsize, 2^-2, is the largest of the grid" in v.reason
     assert v.next_runs[0].size == 256 and v.next_runs[0].comparator == {"stepsize": 0.5}
     steep = judged(sweep((-3.0, -3.0, -3.0, 0.0), grid=range(-7, -1)))
     assert steep.status == "does not transfer"

@@ -93,7 +93,7 @@ def test_the_edge_of_one_of_them_blocks_transfers() -> None:
     df = _sweep(((-5.0, 0.5),) * 3 + ((-5.0, 9.0),), tilt=0.0)
     v = _judged(df[df["radius"] <= 4], epsilon=1.0, transferred=(2**-5, 2.0))
     assert v.status == "undecided" and v.rows[-1].censored == {"radius": "above"}
-    assert "best radius lies on the grid's edge (largest grid value 4 at width 512)" in v.reason
+    assert "At width 512 the best radius, 4, is the largest of the grid" in v.reason
     assert v.next_runs[0].comparator == {"lr": 2**-5, "radius": 8.0}
     assert v.rows[-1].optimum_high["radius"] is None
     bounded = _judged(
@@ -102,20 +102,101 @@ def test_the_edge_of_one_of_them_blocks_transfers() -> None:
     assert bounded.status == "transfers"
 
 
-def test_a_star_has_no_edges_inside_and_no_interaction() -> None:
-    """A cross of settings about one point: no quadratic can be told, and no cell is missing."""
-    df = _sweep(((-5.0, 1.0),) * 4, tilt=0.0)
-    star = df[(df["lr"] == 2**-5) | (df["radius"] == 2.0)]
-    v = _judged(star, transferred=(2**-5, 2.0))
-    assert v.status == "transfers"
-    assert all(row.region is None and row.tilt is None and not row.censored for row in v.rows)
+def _star(df: pd.DataFrame) -> pd.DataFrame:
+    return df[(df["lr"] == 2**-5) | (df["radius"] == 2.0)]
+
+
+def test_a_star_whose_centre_is_best_transfers_and_tells_no_optimum() -> None:
+    v = _judged(_star(_sweep(((-5.0, 1.0),) * 4, tilt=0.0)), transferred=(2**-5, 2.0))
+    assert v.status == "transfers" and v.drifts == {}
+    for row in v.rows:
+        assert row.region is None and row.tilt is None and not row.censored
+        assert row.optimum_low == {"lr": None, "radius": None} == row.optimum_high
     assert interaction(v.rows, v.axes, "width") == ""
+
+
+def test_a_star_whose_arm_is_best_is_open() -> None:
+    """No other stepsize was run with radius 8, so what is best there is not known."""
+    v = _judged(_star(_sweep(((-5.0, 3.0),) * 4, tilt=0.0)), transferred=(2**-5, 2.0), epsilon=1.0)
+    assert v.status == "undecided"
+    assert v.rows[0].best == {"lr": 2**-5, "radius": 8.0}
+    assert v.rows[0].censored == {"lr": "alone", "radius": "above"}
+    assert "no other lr was run beside the best setting (lr 2^-5, radius 8)" in v.reason
+    assert v.reason.startswith("At width 64, 128, 256, 512 no other lr")
+    asked = {(n.comparator["lr"], n.comparator["radius"]) for n in v.next_runs if n.size == 64}
+    assert {(2**-6, 8.0), (2**-4, 8.0), (2**-5, 16.0)} <= asked
+
+
+def test_settings_drawn_at_random_stay_open() -> None:
+    rng = np.random.default_rng(0)
+    points = pd.DataFrame(rng.uniform((-8, -2), (-2, 3), (40, 2)), columns=["a", "b"])
+    rows = []
+    for width in (64, 128, 256):
+        for a, b in points.to_numpy():
+            off = a + 5 + 0.6 * (b - 0.5)
+            loss = 3 + 0.008 * off**2 + 0.004 * (b - 0.5) ** 2
+            rows += [{"width": width, "lr": 2**a, "radius": 2**b, "seed": r,
+                      "val_loss": loss + rng.normal(0, 0.0005)} for r in range(3)]  # fmt: skip
+    random = pd.DataFrame(rows)
+    v = _judged(random)
+    assert v.status == "undecided" and "no other lr was run beside" in v.reason
+    assert all(row.region is None and set(row.censored.values()) == {"alone"} for row in v.rows)
+    assert v.drifts == {}
+    (panel,) = panels_of(random, {"": v})
+    fig = plot_surface(panel)
+    fig.draw_without_rendering()
+    assert len(fig.axes[0].collections[0].get_offsets()) == 40, "dots, not slivers"
+
+
+def test_far_cells_do_not_bracket() -> None:
+    """At width 512 radius 2 alone was run near the best stepsize; others only far away."""
+    df = _sweep(((-5.0, 1.0),) * 4, tilt=0.0)
+    near = (df["radius"] == 2.0) & df["lr"].between(2**-6, 2**-4)
+    stray = ((df["lr"] == 2**-8) & (df["radius"] == 0.25)) | (
+        (df["lr"] == 2**-2) & (df["radius"] == 8.0)
+    )
+    v = _judged(df[(df["width"] < 512) | near | stray], transferred=(2**-5, 2.0))
+    assert v.status == "undecided" and v.rows[-1].censored == {"radius": "alone"}
+
+
+def test_a_hole_in_the_grid_is_no_edge_of_it() -> None:
+    df = _sweep(((-5.0, 1.0),) * 4, tilt=0.0)
+    hole = (df["width"] == 512) & (df["lr"] == 2**-5) & (df["radius"] > 2)
+    v = _judged(df[~hole], transferred=(2**-5, 2.0))
+    assert v.status == "undecided" and v.rows[-1].censored == {"radius": "above"}
+    assert "no larger radius was run beside the best setting (lr 2^-5, radius 2)" in v.reason
+
+
+def test_larger_grids_are_drawn_whole() -> None:
+    df = _sweep(STILL)
+    small = df[(df["width"] == 512) | df["lr"].between(2**-6, 2**-4)]
+    v = _judged(small, transferred=(2**-5, 2.0))
+    (panel,) = panels_of(small, {"": v})
+    fig = plot_surface(panel)
+    fig.draw_without_rendering()
+    maps = [ax for ax in fig.axes if ax.get_title()]
+    assert all(ax.get_xlim() == (-8.5, -1.5) and ax.get_ylim() == (-2.5, 3.5) for ax in maps)
+
+
+def test_everything_diverged_is_drawn_too() -> None:
+    df = _sweep(STILL).assign(val_loss=np.nan)
+    v = _judged(df, transferred=(2**-5, 2.0))
+    assert v.status == "does not transfer"
+    (panel,) = panels_of(df, {"": v})
+    plot_surface(panel).draw_without_rendering()
 
 
 def test_the_transferred_pair_is_checked() -> None:
     df = _sweep(STILL)
-    with pytest.raises(ValueError, match="one number for each of lr, radius, got 0.5"):
-        _judged(df, transferred=0.5)
+    for bad in (0.5, "0.5", (0.5, None), {"lr": 0.5}, (0.5, np.nan)):
+        with pytest.raises(ValueError, match="one number for each of lr, radius, got "):
+            _judged(df, transferred=bad)
+    named = _judged(df, transferred={"radius": np.float32(2.0), "lr": 2**-5})
+    assert named.transferred == {"lr": 2**-5, "radius": 2.0}
+    with pytest.raises(ValueError, match="named for one thing only, got 'radius' for several"):
+        _judged(df, y="radius")
+    with pytest.raises(ValueError, match=r"bounds of lr must be two numbers, got \(1,\)"):
+        _judged(df, bounds={"lr": (1,)})
     with pytest.raises(ValueError, match=r"transferred lr 0\.3, radius 1 must be a grid point"):
         _judged(df, transferred=(0.3, 1.0))
     with pytest.raises(ValueError, match="x must be one column or two, got 3"):

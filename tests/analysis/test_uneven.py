@@ -1,6 +1,7 @@
 """Verdicts on tables with gaps, ties, few seeds, and any number of sizes."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from analysis.words import near_optimal
@@ -31,7 +32,7 @@ def test_the_transferred_value_may_be_missing_at_the_smallest_size() -> None:
 def test_an_edge_and_a_missing_run_are_both_named() -> None:
     df = sweep((-3.0, 2.0, -3.0))
     text = judged(df[~at(df, 128, 2**-3) & ((df["width"] != 64) | (df["stepsize"] < 2**-2))]).reason
-    assert "grid's edge (largest grid value 2^-3 at width 64)" in text
+    assert "At width 64 the best stepsize, 2^-3, is the largest of the grid" in text
     assert text.endswith("There is no run with stepsize 2^-3 at width 128.") and "noise" not in text
 
 
@@ -82,3 +83,41 @@ def test_a_flat_basin_is_a_set_and_no_point() -> None:
     assert near_optimal(steep) == "within epsilon of the best at every width: stepsize 2^-3"
     moved = judged(sweep((-3.0, -4.5, -6.0)))
     assert near_optimal(moved).endswith("every width: no setting")
+
+
+def test_a_second_basin_counts_like_the_first() -> None:
+    """Losses that fall again far from the transferred value, at the largest size below it."""
+    df = sweep((-5.0,) * 3, grid=range(-8, 1))
+    far = (df["stepsize"] == 0.5) & (df["width"] == 128)
+    other = (df["stepsize"] == 0.5) & (df["width"] < 128)
+    df.loc[far | other, "val_loss"] -= 0.01 * 16 - 0.001
+    same = judged(df, 2**-5)
+    assert same.status == "transfers"
+    assert [p["stepsize"] for p in same.rows[-1].near_optimal] == [2**-5, 0.5]
+    df.loc[far, "val_loss"] -= 0.03
+    moved = judged(df, 2**-5)
+    assert moved.status == "does not transfer" and "at width 128" in moved.reason.lower()
+    assert moved.rows[-1].best == {"stepsize": 0.5} and moved.rows[-1].optimum is not None
+    assert 2**-2 <= moved.rows[-1].optimum["stepsize"] <= 1.0
+
+
+def test_a_basin_with_a_hole_is_not_flat() -> None:
+    df = sweep((-3.0,) * 3, sigma=0.0002, curvature=0.0005)
+    df.loc[df["stepsize"] == 2**-4, "val_loss"] += 0.2
+    assert not any(row.flat for row in judged(df).rows)
+    edge = judged(sweep((1.0,) * 3, sigma=0.0002, curvature=0.0001))
+    assert not any(row.flat for row in edge.rows) and edge.rows[0].censored
+
+
+def test_without_a_noise_an_optimum_has_no_interval() -> None:
+    v = judged(sweep((-3.0,) * 3, seeds=1, grid=range(-4, -1)))
+    for row in v.rows:
+        assert row.optimum is not None and not row.censored
+        assert row.optimum_low == {"stepsize": None} == row.optimum_high
+
+
+def test_a_table_without_a_grid_is_refused() -> None:
+    x = np.linspace(1.0, 2.0, 60_000)
+    df = pd.DataFrame({"width": np.repeat([32, 64], x.size), "stepsize": np.tile(x, 2)})
+    with pytest.raises(ValueError, match="width x stepsize must have at most 100000 .* got 120000"):
+        judged(df.assign(val_loss=1.0))
