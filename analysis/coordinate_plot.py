@@ -9,11 +9,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.coordinates import JUDGED, CoordinateCheck, LayerCheck, Slope
+from analysis.medium import medium
 from analysis.style import (
     GREY,
     Color,
     caption,
     clean,
+    heading,
+    legend,
     power_of_two_axis,
     signed,
     size_axis,
@@ -58,10 +61,10 @@ def plot_coordinates(table: pd.DataFrame, check: CoordinateCheck, title: str = "
         color = _STATUS_COLORS[layer.status]
         row[0].set_ylabel(f"{layer.layer}\n{layer.role}: {layer.status}", fontsize=10, color=color)
     for ax, quantity in zip(axes[0], quantities, strict=True):
-        ax.set_title(_QUANTITIES[quantity], fontsize=10.5)
+        ax.set_title(_QUANTITIES[quantity], fontsize=medium().title)
     for ax in axes[-1]:
         size_axis(ax, check.widths, "width")
-    fig.suptitle(f"{title}: {check.status}" if title else check.status, fontsize=12)
+    heading(fig, f"{title}: {check.status}" if title else check.status)
     _legend(fig, colors)
     hidden = len(check.layers) - len(layers)
     drawn = f" {hidden} more layers are not drawn." if hidden else ""
@@ -93,7 +96,15 @@ def _draw(
     ok = rows[np.isfinite(rows["value"]) & (rows["value"] > 0)]
     if ok.empty:
         ax.set_yticks([])
-        ax.text(0.5, 0.5, "none", transform=ax.transAxes, color=GREY, ha="center", fontsize=9)
+        ax.text(
+            0.5,
+            0.5,
+            "none",
+            transform=ax.transAxes,
+            color=GREY,
+            ha="center",
+            fontsize=medium().small,
+        )
         return
     ok = ok.assign(y=np.log2(ok["value"]))
     for step in sorted(ok["step"].unique()):
@@ -144,4 +155,4 @@ def _legend(fig: Figure, colors: dict[float, Color]) -> None:
         steps = [steps[i] for i in at]
     handles = [Line2D([], [], color=colors[s], linewidth=2, label=f"step {s:g}") for s in steps]
     handles.append(Line2D([], [], color=GREY, linestyle=":", label="steepest allowed"))
-    fig.legend(handles=handles, loc="outside right center", frameon=False, fontsize=9)
+    legend(fig, handles)

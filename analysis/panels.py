@@ -1,5 +1,6 @@
 """What the figures of a judged table show: one panel for each group."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -100,19 +101,21 @@ def turn(ax: Axes, panel: Panel) -> None:
 def bar(landscape: Landscape, k: int) -> list[list[float]]:
     """Lengths of an interval's two sides; an endless one goes a step beyond the grid."""
     t, at = landscape.t[:, k], landscape.optimum.at[k]
-    low = max(landscape.optimum.low[k], t.min() - grid_step(t))
-    high = min(landscape.optimum.high[k], t.max() + grid_step(t))
+    low, high = landscape.optimum.low[k], landscape.optimum.high[k]
+    if math.isinf(low) and math.isinf(high):
+        return [[0.0], [0.0]]  # nothing is known of it
+    low, high = max(low, t.min() - grid_step(t)), min(high, t.max() + grid_step(t))
     return [[float(at - low)], [float(high - at)]]
 
 
 def foot(panels: Sequence[Panel]) -> str:
-    """The fixed axes: what all panels share in one line, what is one panel's own after it."""
+    """The verdicts, and the fixed axes: what all panels share in one line, then a panel's own."""
+    told = [f"{p.title} {p.verdict.status}".strip() for p in panels if p.verdict]
+    lines = [f"Verdict: {'; '.join(told)}"] if told else []
     fixed = {p.title: p.verdict.fixed for p in panels if p.verdict and p.verdict.fixed}
-    if not fixed:
-        return ""
-    first = next(iter(fixed.values()))
+    first = next(iter(fixed.values()), {})
     shared = {k: v for k, v in first.items() if all(f.get(k) == v for f in fixed.values())}
-    lines = ["Fixed: " + axes_text(shared)] if shared else []
+    lines += ["Fixed: " + axes_text(shared)] if shared else []
     for title, axes in fixed.items():
         own = {k: v for k, v in axes.items() if k not in shared}
         lines += [f"{title}: {axes_text(own)}"] if own else []

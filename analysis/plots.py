@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.landscapes import Landscape
+from analysis.medium import medium
 from analysis.panels import Panel, bar, foot, need, turn
 from analysis.style import (
     GREY,
@@ -17,13 +18,17 @@ from analysis.style import (
     caption,
     clean,
     grid_step,
+    legend,
     new_figure,
     scale_axis,
+    short,
     signed,
     size_colors,
 )
 
 _PANELS_A_ROW = 3
+_SIZES_DRAWN = 40
+_MOST_VECTORS = 300
 _SIZES_NAMED = 10
 """Curves in the legend; of more sizes it names so many, from the smallest to the largest."""
 
@@ -49,7 +54,7 @@ def plot_curves(panels: Sequence[Panel]) -> Figure:
     for ax, panel in zip(axes, panels, strict=False):
         clean(ax)
         level = 0
-        for curve in sorted(panel.landscapes, key=lambda c: c.size):
+        for curve in _few(panel.landscapes):
             _draw_curve(ax, curve, colors[curve.size], level)
             level += bool(curve.num_diverged.any())
         if panel.transferred is not None:
@@ -60,22 +65,37 @@ def plot_curves(panels: Sequence[Panel]) -> Figure:
         room = 0.4 * grid_step(points)
         ax.set_xlim(points.min() - room, points.max() + room)
         ax.set_ylim(*limits)
-        ax.set_xlabel(panel.axes[0].name)
-        ax.set_title(_title(panel), fontsize=10.5)
+        ax.set_xlabel(short(panel.axes[0].name))
+        ax.set_title(_title(panel), fontsize=medium().title)
         # Every panel has stepsizes of its own; losses are shared.
         ax.tick_params(labelleft=ax in grid[:, 0])
     for ax in grid[:, 0]:
-        ax.set_ylabel(panels[0].metric)
+        ax.set_ylabel(short(panels[0].metric))
         turn(ax, panels[0])
     _legend(fig, panels, colors)
     caption(fig, foot(panels))
     return fig
 
 
+def _few(curves: Sequence[Landscape]) -> list[Landscape]:
+    """Curves by size; of very many the smallest, the largest, and some between."""
+    ordered = sorted(curves, key=lambda c: c.size)
+    if len(ordered) <= _SIZES_DRAWN:
+        return ordered
+    places = np.linspace(0, len(ordered) - 1, _SIZES_DRAWN).round().astype(int)
+    return [ordered[i] for i in places]
+
+
 def _draw_curve(ax: Axes, curve: Landscape, color: Color, level: int) -> None:
     t, at = curve.t[:, 0], curve.optimum.at[0]
-    ax.fill_between(t, curve.low, curve.high, color=color, alpha=0.18, linewidth=0)
-    ax.plot(t, curve.mean, color=color, marker="o", markersize=3.5, linewidth=1.5)
+    # Of thousands of points vectors are megabytes.
+    pixels = len(t) > _MOST_VECTORS
+    ax.fill_between(
+        t, curve.low, curve.high, color=color, alpha=0.18, linewidth=0, rasterized=pixels
+    )
+    ax.plot(
+        t, curve.mean, color=color, marker="o", markersize=3.5, linewidth=1.5, rasterized=pixels
+    )
     gone = t[curve.num_diverged > 0]
     # Crosses of different sizes sit below each other, or the last would hide the others.
     ax.plot(
@@ -90,7 +110,7 @@ def _draw_curve(ax: Axes, curve: Landscape, color: Color, level: int) -> None:
     if math.isnan(at):
         return
     if curve.censored:
-        arrow = "<" if curve.censored[0] == "below" else ">"
+        arrow = {"below": "<", "above": ">", "alone": "D"}[curve.censored[0]]
         ax.plot(at, curve.best_loss, marker=arrow, markersize=10, color=color,
                 markeredgecolor="white", zorder=5)  # fmt: skip
         return
@@ -119,10 +139,14 @@ def _loss_limits(curves: Sequence[Landscape]) -> tuple[float, float]:
 
 def _title(panel: Panel) -> str:
     status = f": {panel.verdict.status}" if panel.verdict else ""
-    axis, drift, lines = panel.axes[0], panel.drift(), [(panel.title + status).removeprefix(": ")]
-    if drift is not None:
+    axis, drift, lines = (
+        panel.axes[0],
+        panel.drift(),
+        [(short(panel.title) + status).removeprefix(": ")],
+    )
+    if drift is not None and medium().widths is None:
         write = _three if axis.linear else signed
-        text = f"drift {write(drift.slope)}{'' if axis.linear else ' log2'} per doubling"
+        text = f"drift {write(drift.slope)}{'' if axis.linear else ' octaves'} per doubling"
         if drift.low is not None and drift.high is not None:
             text += f" [{write(drift.low)}, {write(drift.high)}]"
         lines.append(text)
@@ -152,4 +176,4 @@ def _legend(fig: Figure, panels: Sequence[Panel], colors: dict[float, Color]) ->
         handles.append(Line2D([], [], marker="x", label="diverged", **grey))
     if any(p.transferred is not None for p in panels):
         handles.append(Line2D([], [], color=GREY, linestyle="--", label="transferred"))
-    fig.legend(handles=handles, loc="outside right center", frameon=False, fontsize=9)
+    legend(fig, handles)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.result import Comparison, Verdict
-from analysis.style import GREY, Color, caption, clean, new_figure, size_colors
+from analysis.style import GREY, Color, caption, clean, heading, legend, new_figure, size_colors
 from analysis.words import axes_text
 
 
@@ -41,8 +41,8 @@ def plot_radii(verdict: Verdict) -> Figure:
         _draw_panel(ax, verdict, name, stepsize, points, colors, limits)
         ax.label_outer(remove_inner_ticks=False)
     metric = verdict.metric.replace("_", " ")
-    axes[0].set_ylabel(f"{metric} − that at the transferred setting")
-    fig.suptitle(f"Radii: {verdict.status}", fontsize=11)
+    axes[0].set_ylabel(f"{metric} − that at\nthe transferred setting")
+    heading(fig, f"Radii: {verdict.status}")
     _legend(fig, verdict, stepsize, shown, colors)
     caption(fig, f"Fixed: {axes_text(verdict.fixed)}" if verdict.fixed else "")
     return fig
@@ -142,4 +142,4 @@ def _legend(
         handles.append(Line2D([], [], marker="x", label="diverged", **grey))
     handles.append(Line2D([], [], color="0.88", linewidth=8,
                           label=f"\N{PLUS-MINUS SIGN}{verdict.epsilon:.3g}"))  # fmt: skip
-    fig.legend(handles=handles, loc="outside right center", frameon=False, fontsize=9)
+    legend(fig, handles)

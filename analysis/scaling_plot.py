@@ -7,14 +7,17 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analysis.medium import medium
 from analysis.panels import Panel, bar, foot, need, turn
 from analysis.style import (
     GROUP_COLORS,
     GROUP_MARKERS,
     caption,
     clean,
+    legend,
     new_figure,
     scale_axis,
+    short,
     size_axis,
 )
 
@@ -39,18 +42,19 @@ def plot_scaling(panels: Sequence[Panel]) -> Figure:
         clean(ax)
         size_axis(ax, sizes, panels[0].size_name)
     left.set_ylim(*_scaling_limits(panels))
-    left.set_ylabel(panels[0].metric)
+    left.set_ylabel(short(panels[0].metric))
     turn(left, panels[0])
     what = panels[0].metric if panels[0].negated else "loss"
-    left.set_title(f"best {what}; dashed: at the transferred setting", fontsize=10.5)
+    left.set_title(f"best {what}; dashed: at the transferred setting", fontsize=medium().title)
     for axis, ax in zip(axes, others, strict=True):
-        ax.set_title("optimum and its drift", fontsize=10.5)
-        ax.set_ylabel(f"best {axis.name}")
+        ax.set_title("optimum and its drift", fontsize=medium().title)
+        ax.set_ylabel(f"best {short(axis.name)}")
         if not axis.linear:
             _an_octave(ax)
         scale_axis(ax, axis, ax.get_ylim(), which="y")
     handles, labels = left.get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside right center", frameon=False, fontsize=9)
+    if any(labels):
+        legend(fig, handles, labels)
     caption(fig, foot(panels))
     return fig
 
@@ -107,7 +111,7 @@ def _draw_optima(ax: Axes, panel: Panel, k: int, look: Look) -> None:
         if math.isnan(at):
             continue
         if k in c.censored:
-            arrow = "v" if c.censored[k] == "below" else "^"
+            arrow = {"below": "v", "above": "^", "alone": "D"}[c.censored[k]]
             ax.plot(c.size * look.shift, at, marker=arrow, markersize=9, color=look.color,
                     markerfacecolor="none", linestyle="none")  # fmt: skip
             continue

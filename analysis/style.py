@@ -4,20 +4,24 @@ Object-oriented matplotlib only (no pyplot): no global state, so figures can be
 drawn in any thread and without a display.
 """
 
+import io
 import os
 import tempfile
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from analysis.axes import Array, Axis
+from analysis.medium import medium
 
 Color = tuple[float, float, float, float] | str
 
@@ -26,12 +30,13 @@ GROUP_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
 GROUP_MARKERS = ("o", "s", "D", "^", "v", "P")
 GREY = "0.35"
 _MOST_TICKS = 9
+_LONGEST_NAME = 32
 
 
 def size_colors(sizes: Sequence[float]) -> dict[float, Color]:
     """Sequential colours, dark to light with growing size; the palest part is left out."""
     ordered = sorted(set(sizes))
-    shades = np.linspace(0.0, 0.85, max(len(ordered), 2))
+    shades = np.linspace(0.0, 0.78, max(len(ordered), 2))
     cmap = matplotlib.colormaps["viridis"]
     return {size: cmap(float(v)) for size, v in zip(ordered, shades, strict=False)}
 
@@ -41,7 +46,11 @@ def clean(ax: Axes) -> None:
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(True, color="0.92", linewidth=0.8)
     ax.set_axisbelow(True)
-    ax.tick_params(labelsize=9)
+    ax.tick_params(labelsize=medium().small)
+    for one in (ax.xaxis, ax.yaxis):
+        one.label.set_fontsize(medium().label)
+        one.label.set_parse_math(False)  # a column may be called $x
+    ax.title.set_parse_math(False)
 
 
 def power_of_two_axis(
@@ -83,22 +92,62 @@ def size_axis(ax: Axes, sizes: Sequence[float], name: str) -> None:
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.12g}"))
     ax.set_xlim(ordered[0] / 1.25, ordered[-1] * 1.25)
-    ax.set_xlabel(name)
+    ax.set_xlabel(short(name))
 
 
 def new_figure(
     num_columns: int, *, num_rows: int = 1, column_width: float = 4.6, height: float = 4.2
 ) -> Figure:
     """Return an empty figure for that many panels; sizes in inches."""
-    size = (column_width * num_columns + 0.6, height + 3.6 * (num_rows - 1))
+    where = medium()
+    width = column_width * num_columns + 0.6
+    if where.widths is not None:
+        width = where.widths[num_columns > 1]
+        height = where.row_height + 0.5
+    size = (width, height + where.row_height * (num_rows - 1))
     return Figure(figsize=size, layout="constrained", dpi=150)
+
+
+def legend(fig: Figure, handles: Sequence[Artist], labels: Sequence[str] | None = None) -> None:
+    """Explain the marks: beside the panels, in a paper below them."""
+    where = medium()
+    named = (
+        [short(str(h.get_label())) for h in handles] if labels is None else [*map(short, labels)]
+    )
+    look: dict[str, Any] = {"frameon": False, "fontsize": where.small}
+    if where.widths is None:
+        _plain(fig.legend(handles, named, loc="outside right center", **look).get_texts())
+        return
+    # As many in a row as there is room for, with a marker and a gap beside each name.
+    widest = max(map(len, named), default=1) * 0.6 * where.small / 72 + 0.5
+    columns = max(1, min(len(named), int(fig.get_figwidth() / widest)))
+    made = fig.legend(handles, named, loc="outside lower center", ncols=columns, **look)
+    _plain(made.get_texts())
+
+
+def _plain(texts: Sequence[Text]) -> None:
+    """Show names as they are: to matplotlib a pair of dollars is mathematics."""
+    for text in texts:
+        text.set_parse_math(False)
+
+
+def short(name: str) -> str:
+    """Cut a name that would leave no room for the panels."""
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
+
+
+def heading(fig: Figure, text: str) -> None:
+    """Write above all panels; in a paper the caption says it."""
+    if medium().widths is None:
+        _plain([fig.suptitle(text, fontsize=medium().heading)])
 
 
 def caption(fig: Figure, text: str, *, width: float = 16.0) -> None:
     """Small print at the foot; constrained layout keeps room for it."""
-    if text:
+    if text and medium().captioned:
         per_line = int(width * fig.get_figwidth())
-        fig.supxlabel(_wrap(text, per_line), fontsize=8, color=GREY, x=0.01, ha="left")
+        wrapped = _wrap(text, per_line)
+        _plain([fig.supxlabel(wrapped, fontsize=8, color=GREY, x=0.01, ha="left")])
 
 
 def _wrap(text: str, per_line: int) -> str:
@@ -108,6 +157,14 @@ def _wrap(text: str, per_line: int) -> str:
         for line in textwrap.wrap(part, per_line, break_on_hyphens=False)
     ]
     return "\n".join(lines)
+
+
+# The date would change the bytes; png carries none.
+_DATELESS: dict[str, dict[str, None]] = {
+    "png": {},
+    "svg": {"Date": None},
+    "pdf": {"CreationDate": None},
+}
 
 
 def save(
@@ -126,29 +183,39 @@ def save(
         ValueError: unknown format.
     """
     base = Path(path_without_suffix)
-    # The date would change the bytes; png carries none.
-    dateless = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
-    unknown = [f for f in formats if f not in dateless]
+    unknown = [f for f in formats if f not in _DATELESS]
     if unknown:
-        raise ValueError(f"formats must be of {tuple(dateless)}, got {unknown[0]!r}")
+        raise ValueError(f"formats must be of {tuple(_DATELESS)}, got {unknown[0]!r}")
     base.parent.mkdir(parents=True, exist_ok=True)
-    written = []
+    done = []
     for kind in formats:
         path = base.with_name(f"{base.name}.{kind}")
-        handle, temporary = tempfile.mkstemp(dir=base.parent, prefix=f".{base.name}.")
-        try:
-            with os.fdopen(handle, "wb") as out:
-                with matplotlib.rc_context({"svg.hashsalt": "lmo-transfer"}):
-                    fig.savefig(out, format=kind, metadata=dateless[kind])
-            os.chmod(temporary, 0o644)  # mkstemp's files are private to their writer
-            os.replace(temporary, path)
-            # What lies where is settled, and settling it takes as long as drawing.
-            fig.set_layout_engine("none")
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-        written.append(path)
-    return written
+        replace(path, written(fig, kind))
+        done.append(path)
+    return done
+
+
+def written(fig: Figure, kind: str) -> bytes:
+    """Return a figure as the bytes of a file, the same for the same data."""
+    out = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "lmo-transfer", "pdf.fonttype": 42}):
+        fig.savefig(out, format=kind, metadata=_DATELESS[kind])
+    # What lies where is settled, and settling it takes as long as drawing.
+    fig.set_layout_engine("none")
+    return out.getvalue()
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as out:
+            out.write(data)
+        os.chmod(temporary, 0o644)  # mkstemp's files are private to their writer
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
 
 
 def signed(value: float) -> str:

@@ -13,8 +13,19 @@ from matplotlib.patches import Patch, Rectangle
 from analysis.axes import Array
 from analysis.grids import find
 from analysis.landscapes import Landscape
+from analysis.medium import medium
 from analysis.panels import Panel, foot, need
-from analysis.style import GREY, caption, grid_step, new_figure, scale_axis
+from analysis.style import (
+    GREY,
+    caption,
+    clean,
+    grid_step,
+    heading,
+    legend,
+    new_figure,
+    scale_axis,
+    short,
+)
 from analysis.words import interaction
 
 _PANELS_A_ROW = 3
@@ -22,6 +33,8 @@ _MOST_PANELS = 9
 _TOP = 20.0
 """Epsilons above the size's best at which the colours end."""
 _GONE = "0.8"
+_SPARSE = 0.5
+"""Share of the combinations of values below which cells are dots."""
 
 
 def plot_surface(panel: Panel) -> Figure:
@@ -43,22 +56,28 @@ def plot_surface(panel: Panel) -> Figure:
     grid = fig.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     norm = PowerNorm(0.5, 0.0, _top(panel, shown), clip=True)
     image: Any = None
+    first, second = (np.concatenate([c.t[:, k] for c in shown]) for k in (0, 1))
     for i, (ax, one) in enumerate(zip(grid.flat, shown, strict=False)):
         image = _heat_map(ax, one, norm)
         _mark(ax, one, panel)
-        ax.set_title(f"{panel.size_name} {one.size:.12g}", fontsize=10.5)
+        ax.set_title(f"{panel.size_name} {one.size:.12g}", fontsize=medium().title)
+        scale_axis(ax, panel.axes[0], first)
+        scale_axis(ax, panel.axes[1], second, which="y")
+        ax.set_xlim(_edges(np.unique(first))[[0, -1]])
+        ax.set_ylim(_edges(np.unique(second))[[0, -1]])
         lowest = i + columns >= len(shown)
         ax.tick_params(labelbottom=lowest)
-        ax.set_xlabel(panel.axes[0].name if lowest else "")
+        ax.set_xlabel(short(panel.axes[0].name) if lowest else "", fontsize=medium().label)
     for spare in list(grid.flat)[len(shown) :]:
         spare.set_visible(False)
     for ax in grid[:, 0]:
-        ax.set_ylabel(panel.axes[1].name)
+        ax.set_ylabel(short(panel.axes[1].name), fontsize=medium().label)
     above = "below" if panel.negated else "above"
     bar = fig.colorbar(image, ax=grid, extend="max", aspect=35, pad=0.02)
-    bar.set_label(f"{panel.metric} {above} the size's best")
+    bar.set_label(f"{short(panel.metric)} {above} the size's best", fontsize=medium().label)
+    bar.ax.tick_params(labelsize=medium().small)
     status = f": {panel.verdict.status}" if panel.verdict else ""
-    fig.suptitle((panel.title + status).removeprefix(": "), fontsize=11)
+    heading(fig, (short(panel.title) + status).removeprefix(": "))
     _legend(fig, shown, panel)
     words = interaction(panel.verdict.rows, panel.axes, panel.size_name) if panel.verdict else ""
     caption(fig, "\n".join(t for t in (words, foot([panel])) if t))
@@ -67,8 +86,8 @@ def plot_surface(panel: Panel) -> Figure:
 
 def _top(panel: Panel, shown: list[Landscape]) -> float:
     """Where the colours end: at 20 epsilon, or where half of the cells are."""
-    rises = np.concatenate([c.mean[np.isfinite(c.mean)] - c.best_loss for c in shown if c.best])
-    half = float(np.median(rises)) if rises.size else 0.0
+    rises = [c.mean[np.isfinite(c.mean)] - c.best_loss for c in shown if c.best]
+    half = float(np.median(np.concatenate(rises))) if rises else 0.0
     epsilon = panel.verdict.epsilon if panel.verdict else 0.0
     return max(_TOP * epsilon, half, 1e-12)
 
@@ -76,6 +95,8 @@ def _top(panel: Panel, shown: list[Landscape]) -> float:
 def _heat_map(ax: Axes, c: Landscape, norm: PowerNorm) -> Any:
     """Colour the cells; each is as wide as half the way to its neighbours' values."""
     first, second = (np.unique(c.t[:, k]) for k in (0, 1))
+    if len(c.t) < _SPARSE * first.size * second.size:
+        return _dots(ax, c, norm)
     values = np.full((second.size, first.size), np.nan)
     at = np.searchsorted(second, c.t[:, 1]), np.searchsorted(first, c.t[:, 0])
     values[at] = c.mean - c.best_loss
@@ -90,11 +111,24 @@ def _heat_map(ax: Axes, c: Landscape, norm: PowerNorm) -> Any:
     for place in c.t[c.num_diverged > 0]:
         _frame(ax, place, first, second, edgecolor="none", facecolor=_GONE)
         ax.plot(*place, marker="x", color="0.3", markersize=5)
-    for k, (which, axis) in enumerate(zip(("x", "y"), c.axes, strict=True)):
-        scale_axis(ax, axis, c.t[:, k], which="x" if which == "x" else "y")
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.tick_params(labelsize=9)
+    clean(ax)
+    ax.grid(False)
     return image
+
+
+def _dots(ax: Axes, c: Landscape, norm: PowerNorm) -> Any:
+    """Colour dots where cells would be slivers: of a star, or of settings drawn at random."""
+    near = np.zeros(len(c.mean), dtype=bool)
+    for point in c.near_optimal:
+        near |= find(c.points, point, c.axes)
+    gone = c.num_diverged > 0
+    ax.plot(*c.t[gone].T, marker="x", color="0.3", markersize=5, linestyle="none")
+    clean(ax)
+    return ax.scatter(
+        c.t[~gone, 0], c.t[~gone, 1], c=(c.mean - c.best_loss)[~gone], norm=norm,
+        cmap="viridis_r", s=90,
+        edgecolors=np.where(near[~gone], "black", "none").tolist(), linewidths=1.2,
+    )  # fmt: skip
 
 
 def _edges(levels: Array) -> Array:
@@ -118,7 +152,6 @@ def _frame(ax: Axes, place: Array, first: Array, second: Array, **look: Any) -> 
 
 
 def _mark(ax: Axes, c: Landscape, panel: Panel) -> None:
-    limits = ax.get_xlim(), ax.get_ylim()
     if panel.transferred is not None:
         place = [float(a.forward(v)) for a, v in zip(c.axes, panel.transferred, strict=True)]
         ax.plot(*place, marker="o", markersize=12, markerfacecolor="none", color="#D55E00",
@@ -130,15 +163,14 @@ def _mark(ax: Axes, c: Landscape, panel: Panel) -> None:
             ax.plot(*c.optimum.region.outline().T, color="black", linewidth=1.2)
         ax.plot(*at, marker=_marker(c), markersize=8, color="black", markeredgecolor="white",
                 linestyle="none", zorder=5)  # fmt: skip
-    ax.set_xlim(*limits[0])
-    ax.set_ylim(*limits[1])
 
 
 def _marker(c: Landscape) -> str:
     if not c.censored:
         return "D"
     k, side = next(iter(c.censored.items()))
-    return {(0, "below"): "<", (0, "above"): ">", (1, "below"): "v", (1, "above"): "^"}[k, side]
+    arrows = {(0, "below"): "<", (0, "above"): ">", (1, "below"): "v", (1, "above"): "^"}
+    return arrows.get((k, side), "d")
 
 
 def _legend(fig: Figure, shown: list[Landscape], panel: Panel) -> None:
@@ -165,4 +197,4 @@ def _legend(fig: Figure, shown: list[Landscape], panel: Panel) -> None:
     handles.append(Patch(facecolor="0.6", edgecolor="white", linewidth=1.6, label="near-optimal"))
     if any(c.num_diverged.any() for c in shown):
         handles.append(Line2D([], [], marker="x", color=GREY, linestyle="none", label="diverged"))
-    fig.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=9)
+    legend(fig, handles)

@@ -5,6 +5,7 @@ et al. 2022, arXiv:2203.03466, appendix D.1). What is measured here is judged el
 go into any table.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypedDict
@@ -87,6 +88,35 @@ def measure_run(stack: Stack, steps: int = 10) -> list[Coordinate]:
     return coordinates
 
 
+def measure_weights(
+    config: RunConfig, readings: int = 40, compute: ComputeConfig | None = None
+) -> list[Coordinate]:
+    """Train a whole run; return its parameters' norms at the start, at times, and at the end.
+
+    The norms are those of `measure_run`. A run that diverges ends there.
+
+    Args:
+        config: The run.
+        readings: How often to read, evenly over the steps; at most once a step.
+        compute: Where; by default on the CPU.
+
+    Raises:
+        ValueError: `readings` is below 1, or as `train`.
+    """
+    require(readings >= 1, "readings", "at least 1", readings)
+    stack = Stack([config], compute)
+    gauge, number = _Gauge(stack), min(readings, config.steps)
+    due = {round(config.steps * (i + 1) / number) for i in range(number)}
+    rows = gauge.norms()
+    while stack.step < config.steps:
+        stack.advance()
+        if stack.step in due:
+            rows += gauge.norms()
+            if not all(math.isfinite(row["value"]) for row in rows):
+                break
+    return rows
+
+
 class _Layer(NamedTuple):
     """A module with parameters of its own, and the role of the first of them."""
 
@@ -133,10 +163,16 @@ class _Gauge:
         read += self._weights()
         return read
 
+    def norms(self) -> list[Coordinate]:
+        """Return the parameters' norms now."""
+        return [
+            self._coordinate(layer, row.role, "weight", self._norm(row, p))
+            for layer, row, p in self.parameters
+        ]
+
     def _weights(self) -> list[Coordinate]:
-        read = []
+        read = self.norms()
         for index, (layer, row, p) in enumerate(self.parameters):
-            read.append(self._coordinate(layer, row.role, "weight", self._norm(row, p)))
             if self.before:
                 update = self._norm(row, p - self.before[index])
                 read.append(self._coordinate(layer, row.role, "update", update))

@@ -14,11 +14,15 @@ from matplotlib.lines import Line2D
 from analysis.axes import axes_of
 from analysis.claims import radii_verdict, verdict
 from analysis.groups import verdicts
+from analysis.history_plot import plot_training, plot_tuning
 from analysis.landscapes import build_landscapes
 from analysis.load import tidy
+from analysis.medium import PAPER, drawn_for
+from analysis.norms_plot import plot_norms
 from analysis.panels import Panel, panels_of
 from analysis.plots import plot_curves
 from analysis.radii import plot_radii
+from analysis.regret_plot import plot_regret
 from analysis.scaling_plot import plot_scaling
 from analysis.style import save
 
@@ -81,8 +85,8 @@ def test_curves_figure(panels: list[Panel]) -> None:
     text = _texts(fig)
     assert "Scion: transfers" in text and "AdamW: does not transfer" in text
     assert (
-        "drift \N{MINUS SIGN}0.99 log2 per doubling [\N{MINUS SIGN}1.10" in text
-        and "Fixed: depth 3" in text
+        "drift \N{MINUS SIGN}0.99 octaves per doubling [\N{MINUS SIGN}1.10" in text
+        and "Verdict: Scion transfers; AdamW does not transfer\nFixed: depth 3" in text
     )
     assert "width 128" in text and "diverged" in text
     dashed = [ln for ln in left.get_lines() if ln.get_linestyle() == "--"]
@@ -180,3 +184,90 @@ def test_files_are_reproducible_and_complete(panels: list[Panel], tmp_path: Path
     with pytest.raises(ValueError, match="formats must be of"):
         save(plot_curves(panels), tmp_path / "c", formats=("gif",))
     assert not list(tmp_path.glob("*.gif"))
+
+
+def test_regrets_are_in_units_of_epsilon(panels: list[Panel]) -> None:
+    fig = plot_regret(panels)
+    (ax,) = fig.axes
+    still, moving = (c.lines[0] for c in ax.containers)
+    assert _xy(still)[1] == [0.0, 0.0, 0.0]
+    assert panels[1].verdict is not None
+    regrets = [row.regret for row in panels[1].verdict.rows]
+    assert _xy(moving)[1] == pytest.approx([r / EPSILON for r in regrets if r is not None])
+    assert ax.get_ylim()[1] > max(_xy(moving)[1])
+    with pytest.raises(ValueError, match="needs a verdict"):
+        plot_regret([Panel("bare", panels[0].landscapes)])
+
+
+def test_training_is_drawn_by_size() -> None:
+    runs = [np.linspace(3.0, 1.0, 80), np.linspace(3.0, 1.2, 80), np.linspace(3.0, 1.1, 80)[:20]]
+    short = np.array([3.0, 30.0])
+    fig = plot_training({"scion": {32: runs, 64: [short]}, "empty": {}}, "depth")
+    (ax,) = fig.axes
+    line = ax.get_lines()[0]
+    assert _xy(line)[0][:2] == [1.5, 3.5] and len(_xy(line)[0]) == 40
+    assert _xy(line)[1][-1] == pytest.approx(1.1, abs=0.05)
+    # Windows are the same for all seeds: at every step the mean is of that step.
+    alive = np.array([np.linspace(3.0, end, 80) for end in (1.0, 1.2, 1.1)])
+    assert _xy(line)[1][5] == pytest.approx(alive[:, 10:12].mean())
+    assert _xy(line)[1][15] == pytest.approx(alive[:2, 30:32].mean())
+    assert _xy(ax.get_lines()[1])[0] == [20.0], "where a seed ended"
+    assert 0.8 < ax.get_ylim()[0] < 1.0 and 3.0 < ax.get_ylim()[1] < 3.3, "30 leaves at the top"
+    assert "depth 64" in _texts(fig)
+    with pytest.raises(ValueError, match="needs a curve"):
+        plot_training({"scion": {}})
+
+
+def test_tuning_shows_the_best_so_far() -> None:
+    fig = plot_tuning({"scion": [2.0, np.inf, 1.0, 1.5]})
+    (ax,) = fig.axes
+    points, gone, above, best = ax.get_lines()
+    assert _xy(above)[0] == [1.0], "the first trial lies above what is shown"
+    assert _xy(points) == ([1.0, 3.0, 4.0], [2.0, 1.0, 1.5])
+    assert _xy(gone)[0] == [2.0] and _xy(best)[1] == [2.0, 2.0, 1.0, 1.0]
+    assert "diverged" in _texts(fig)
+    with pytest.raises(ValueError, match="a trial with a finite loss"):
+        plot_tuning({"scion": [np.inf]})
+
+
+def test_in_a_paper_figures_have_its_width_and_no_caption(panels: list[Panel]) -> None:
+    with drawn_for(PAPER):
+        two, one = plot_curves(panels), plot_regret(panels)
+    assert two.get_figwidth() == 6.75 and one.get_figwidth() == 3.25
+    assert two.get_supxlabel() == "" and "drift" not in _texts(two)
+    assert two.axes[0].xaxis.label.get_fontsize() == 8.0
+    again = plot_curves(panels)
+    assert again.get_figwidth() > 9 and "Fixed: depth 3" in _texts(again)
+
+
+def test_names_are_shown_as_they_are_and_cut() -> None:
+    df = _sweep((-3.0,) * 2, "$x_1$ & <b>" + "long" * 20).rename(columns={"stepsize": "$lr$"})
+    judged = verdicts(df, x="$lr$", group="optimizer", epsilon=EPSILON)
+    shown = panels_of(df, judged, group="optimizer")
+    for fig in (plot_curves(shown), plot_scaling(shown), plot_regret(shown)):
+        fig.draw_without_rendering()
+    ax = plot_curves(shown).axes[0]
+    assert ax.get_xlabel() == "$lr$" and ax.get_title().startswith("$x_1$ & <b>longlong")
+    assert "long…: transfers" in ax.get_title()
+
+
+def test_norms_have_a_panel_for_each_group_and_role() -> None:
+    table = pd.DataFrame(
+        {"group": g, "size": w, "step": s, "layer": f"{r}{n}", "role": r, "value": w * (s + n)}
+        for g in ("scion", "adamw")
+        for w in (32, 64)
+        for s in (0, 5, 10)
+        for r, count in (("input", 1), ("hidden", 3))
+        for n in range(count)
+    )
+    fig = plot_norms(table)
+    assert [ax.get_title() for ax in fig.axes] == [
+        "scion: input", "scion: hidden", "adamw: input", "adamw: hidden"
+    ]  # fmt: skip
+    narrow, wide = fig.axes[1].get_lines()
+    assert _xy(narrow) == ([0, 5, 10], [32.0, 192.0, 352.0]), "medians of layers 0, 1 and 2"
+    assert _xy(wide)[1] == [64.0, 384.0, 704.0]
+    with pytest.raises(ValueError, match="needs a finite value"):
+        plot_norms(table.assign(value=np.nan))
+    with pytest.raises(ValueError, match="no column 'role'"):
+        plot_norms(table.drop(columns="role"))

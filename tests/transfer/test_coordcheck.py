@@ -1,5 +1,6 @@
 """The coordinate check: sizes as they are, right parametrisations pass, planted faults do not."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from transfer.config import (
     ScheduleConfig,
     ScionConfig,
 )
-from transfer.coordcheck import Coordinate, measure, measure_run
+from transfer.coordcheck import Coordinate, measure, measure_run, measure_weights
 from transfer.stack import Stack
 from transfer.train import train
 
@@ -247,3 +248,34 @@ def test_a_family_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     both = torch.cat([h, run.model.twice(h.relu()).detach()])  # type: ignore[operator]
     expected = both.square().mean().sqrt().item()
     assert values(rows, "activation", "twice")[0] == pytest.approx(expected)
+
+
+# --- norms over a whole run ------------------------------------------------------------------
+
+
+def test_norms_are_read_at_the_start_at_times_and_at_the_end() -> None:
+    rows = measure_weights(replace(RUN, optimizer=SCION, steps=12), readings=4)
+    assert sorted({row["step"] for row in rows}) == [0, 3, 6, 9, 12]
+    assert {row["quantity"] for row in rows} == {"weight"}
+    assert len(rows) == 5 * 3 and {row["role"] for row in rows} == {"input", "hidden", "output"}
+    every = measure_weights(replace(RUN, optimizer=SCION, steps=5), readings=40)
+    assert sorted({row["step"] for row in every}) == [0, 1, 2, 3, 4, 5]
+    # The same numbers as step by step.
+    short = measure(replace(RUN, optimizer=SCION, steps=5), 5)
+    assert every == [row for row in short if row["quantity"] == "weight"]
+    with pytest.raises(ValueError, match="readings must be at least 1, got 0"):
+        measure_weights(RUN, readings=0)
+
+
+def test_norms_of_constrained_runs_stay_in_their_balls() -> None:
+    constrained = replace(SCION, constrained=True, stepsize=0.5)
+    rows = measure_weights(replace(RUN, optimizer=constrained, steps=8))
+    radii = {role: rule.radius for role, rule in constrained.roles.items()}
+    # Newton-Schulz leaves the ball by a fifth at most (docs/polar.md).
+    assert all(row["value"] <= 1.21 * radii[row["role"]] for row in rows)
+
+
+def test_a_run_that_diverges_is_measured_up_to_there() -> None:
+    wild = replace(RUN, optimizer=replace(SCION, stepsize=1e30), steps=12)
+    rows = measure_weights(wild)
+    assert not math.isfinite(rows[-1]["value"]) and max(row["step"] for row in rows) < 12
