@@ -15,12 +15,18 @@ if TYPE_CHECKING:
     from analysis.coordinates import CoordinateCheck, LayerCheck, Slope, check_coordinates
     from analysis.drift import Drift, fit_drift
     from analysis.groups import verdicts
+    from analysis.history_plot import plot_training, plot_tuning
     from analysis.landscapes import Landscape, build_landscapes
     from analysis.load import read_table, tidy
+    from analysis.medium import PAGE, PAPER, SCREEN, Medium, drawn_for
+    from analysis.norms_plot import plot_norms
     from analysis.optimum import Optimum, Region, Tilt
+    from analysis.page import render
     from analysis.panels import Panel, panels_of
     from analysis.plots import plot_curves
     from analysis.radii import plot_radii
+    from analysis.regret_plot import plot_regret
+    from analysis.report import page_of
     from analysis.result import VERDICT_SCHEMA, Comparison, NextRun, SizeRow, Verdict
     from analysis.rule import Judgement, Noise, judge
     from analysis.scaling_plot import plot_scaling
@@ -35,11 +41,15 @@ _HOME = {
     "Judgement": "rule",
     "Landscape": "landscapes",
     "LayerCheck": "coordinates",
+    "Medium": "medium",
     "NextRun": "result",
     "Noise": "rule",
     "Optimum": "optimum",
+    "PAGE": "medium",
+    "PAPER": "medium",
     "Panel": "panels",
     "Region": "optimum",
+    "SCREEN": "medium",
     "SizeRow": "result",
     "Slope": "coordinates",
     "Tilt": "optimum",
@@ -48,16 +58,23 @@ _HOME = {
     "axes_of": "axes",
     "build_landscapes": "landscapes",
     "check_coordinates": "coordinates",
+    "drawn_for": "medium",
     "fit_drift": "drift",
     "judge": "rule",
+    "page_of": "report",
     "panels_of": "panels",
     "plot_coordinates": "coordinate_plot",
     "plot_curves": "plots",
+    "plot_norms": "norms_plot",
     "plot_radii": "radii",
+    "plot_regret": "regret_plot",
     "plot_scaling": "scaling_plot",
     "plot_surface": "surface_plot",
+    "plot_training": "history_plot",
+    "plot_tuning": "history_plot",
     "radii_verdict": "claims",
     "read_table": "load",
+    "render": "page",
     "save": "style",
     "tidy": "load",
     "verdict": "claims",
@@ -73,11 +90,15 @@ __all__ = [
     "Judgement",
     "Landscape",
     "LayerCheck",
+    "Medium",
     "NextRun",
     "Noise",
     "Optimum",
+    "PAGE",
+    "PAPER",
     "Panel",
     "Region",
+    "SCREEN",
     "SizeRow",
     "Slope",
     "Tilt",
@@ -86,16 +107,23 @@ __all__ = [
     "axes_of",
     "build_landscapes",
     "check_coordinates",
+    "drawn_for",
     "fit_drift",
     "judge",
+    "page_of",
     "panels_of",
     "plot_coordinates",
     "plot_curves",
+    "plot_norms",
     "plot_radii",
+    "plot_regret",
     "plot_scaling",
     "plot_surface",
+    "plot_training",
+    "plot_tuning",
     "radii_verdict",
     "read_table",
+    "render",
     "save",
     "tidy",
     "verdict",

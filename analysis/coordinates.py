@@ -111,6 +111,21 @@ class CoordinateCheck:
             "for the activation's change; it fails if one lies wholly outside"
         )
 
+    def _repr_html_(self) -> str:
+        """Show the check in a notebook."""
+        from analysis.page import Cell, Claim, Column, Table, filled
+
+        heads = ("layer", "role", "outcome", "what decided")
+        rows = [[Cell(one.layer), Cell(one.role), Cell(one.status), Cell(one.reason)]
+                for one in self.layers]  # fmt: skip
+        table = Table(
+            title=f"Widths {', '.join(map(str, self.widths))}",
+            columns=[Column(head, numeric=False) for head in heads],
+            rows=rows,
+        )
+        claim = Claim(who="Coordinate check", status=self.status, reason=self.reason)
+        return filled("verdict.html.j2", claim=claim, table=table, holds_for="")
+
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready data: no NaN or inf, lists instead of tuples."""
         fields = plain(dataclasses.asdict(self))

@@ -61,8 +61,10 @@ def _dispatch(name: str, rest: list[str]) -> int:
 
         raise UsageError(unknown("command", name, COMMANDS))
     source, rest = split_source(name, rest)
+    if not COMMANDS[name].fields:
+        rest = [_number(word) for word in rest]
     options, fields = parser(name).parse_known_args(rest)
-    options.source, options.fields_given = source, fields
+    options.source, options.fields_given, options.given = source, fields, rest
     if fields and not COMMANDS[name].fields:
         raise UsageError(f"{name} does not take {' '.join(fields)!r}: see {PROG} {name} --help")
     workers = getattr(options, "workers", None)
@@ -71,16 +73,26 @@ def _dispatch(name: str, rest: list[str]) -> int:
     return _HANDLERS[name](options)
 
 
+def _number(word: str) -> str:
+    """Keep argparse from taking -inf and -1e-3 for options: with a space they are values."""
+    try:
+        return f" {word}" if word.startswith("-") and float(word) is not None else word
+    except ValueError:
+        return word
+
+
 _HANDLERS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run": training.run,
     "tune": training.tune,
     "sweep": training.sweep,
     "verdict": inspecting.verdict,
     "plot": inspecting.plot,
+    "report": inspecting.report,
     "export": inspecting.export,
     "train": training.train,
     "resume": training.resume,
     "coordcheck": inspecting.coordcheck,
+    "norms": inspecting.norms,
     "describe": inspecting.describe,
     "roles": inspecting.roles,
     "list": inspecting.studies,

@@ -31,7 +31,7 @@ class Command:
 
 COMMANDS: dict[str, Command] = {
     "run": Command(
-        help="the whole loop: tune, sweep, verdict, figures, recipe, check",
+        help="the whole loop: tune, sweep, verdict, figures, recipe, check, report",
         text="Walk the whole loop. What the study's run table already has is not trained again.",
         example="lmo-transfer run digits-mlp --sweep.widths 64 128 256 --study studies/mine",
     ),
@@ -54,9 +54,15 @@ COMMANDS: dict[str, Command] = {
     ),
     "plot": Command(
         help="draw the figures of a finished sweep",
-        text="Draw loss against stepsize, scaling with size, and the star of radii, as PNG and "
-        "SVG. Trains nothing.",
+        text="Draw losses against stepsize, over sizes and over training, regrets, radii and the "
+        "tuning, as PNG, SVG and PDF. Trains nothing.",
         example="lmo-transfer plot studies/digits-mlp",
+        fields=False,
+    ),
+    "report": Command(
+        help="write one HTML page about studies or a table",
+        text="Write one page that needs no network: verdict, figures, tables, recipe.",
+        example="lmo-transfer report studies/digits-mlp --with studies/digits-baselines",
         fields=False,
     ),
     "export": Command(
@@ -84,6 +90,13 @@ COMMANDS: dict[str, Command] = {
         "the width. Exit code 0; with --exit-code 0 if the first arm passes, 3 if it fails, 4 if "
         "undecided.",
         example="lmo-transfer coordcheck digits-mlp --arm scion --sweep.widths 64 128 256 512",
+    ),
+    "norms": Command(
+        help="train the tuned setting again, measuring its weights",
+        text="Train the tuned setting of every arm once at every size and draw the norms of its "
+        "weights over the steps, each layer in its own norm. The report shows them then.",
+        example="lmo-transfer norms studies/digits-mlp --arm scion",
+        fields=False,
     ),
     "describe": Command(
         help="print size and cost of the models of a sweep",
@@ -152,8 +165,7 @@ def overview() -> str:
         "Find out whether hyperparameters tuned on a small model may be used on a large one.\n\n"
         f"{rows}\n\n"
         "EXPERIMENT: a preset, a TOML file or a study folder.\n"
-        f"Example: {PROG} run {DEFAULT_PRESET}\n"
-        f"Each command explains itself: {PROG} run --help"
+        f"Example: {PROG} run {DEFAULT_PRESET}; each command explains itself: {PROG} run --help"
     )
 
 
@@ -199,6 +211,19 @@ def _add_options(made: argparse.ArgumentParser, name: str) -> None:
         )
         made.add_argument("--json", action="store_true", help="print the verdict as JSON")
         _add_table_options(made)
+        made.add_argument(
+            "--figures", metavar="DIR", help="draw the table, as PNG and SVG in a folder"
+        )
+    if name == "plot":
+        made.add_argument(
+            "--paper", action="store_true", help="PDF in the widths and letters of a paper"
+        )
+    if name == "report":
+        made.add_argument(
+            "--with", dest="with_studies", metavar="STUDY", action="append", help="study beside it"
+        )
+        made.add_argument("--output", metavar="FILE", help="the page (results/report.html)")
+        _add_table_options(made)
     if name == "describe":
         made.add_argument("--json", action="store_true", help="print it as JSON")
     if name == "export":
@@ -217,6 +242,11 @@ def _add_options(made: argparse.ArgumentParser, name: str) -> None:
         made.add_argument("--seeds", type=int, nargs="+", metavar="N", help="(the sweep's)")
         made.add_argument("--output", metavar="DIR", help="(coordcheck/<name>; a study's results)")
         made.add_argument("--exit-code", action="store_true", help="tell the outcome by exit code")
+    if name == "norms":
+        made.add_argument("--arm", metavar="NAME", help="arm to measure (all)")
+        made.add_argument(
+            "--readings", type=int, metavar="N", default=40, help="times over the steps (40)"
+        )
     if name == "list":
         made.add_argument("--root", metavar="DIR", default="studies", help="folder (studies)")
     if name == "tokenize":
@@ -258,7 +288,6 @@ def _add_table_options(made: argparse.ArgumentParser) -> None:
     )
     made.add_argument("--level", type=float, metavar="P", help="chance of a wrong claim (0.05)")
     made.add_argument("--maximise", action="store_true", default=None, help="more is better")
-    made.add_argument("--figures", metavar="DIR", help="draw the table, as PNG and SVG in a folder")
 
 
 def _add_tokenize_options(made: argparse.ArgumentParser) -> None:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from launch.commands import UsageError
 from launch.console import ConsoleReporter, make_console
-from launch.report import print_files
+from launch.printing import print_files
 from sweeps.experiment import Experiment
 from sweeps.plan import run_config
 from sweeps.progress import Reporter

@@ -12,7 +12,7 @@ def verdict(options: argparse.Namespace) -> int:
     """Judge a finished sweep or a table."""
     import json
 
-    from launch import pipeline, report, tables
+    from launch import pipeline, printing, tables
     from launch.console import make_console
 
     if tables.is_table(options.source):
@@ -25,28 +25,39 @@ def verdict(options: argparse.Namespace) -> int:
         pipeline.write_verdicts(done, verdicts)
     else:
         console = make_console()
-        report.print_verdicts(console, verdicts)  # before writing: a folder may be read-only
-        report.print_files(console, [pipeline.write_verdicts(done, verdicts)])
-        report.print_next(console, f"{PROG} plot {quoted(done.study.folder)}")
+        printing.print_verdicts(console, verdicts)  # before writing: a folder may be read-only
+        printing.print_files(console, [pipeline.write_verdicts(done, verdicts)])
+        printing.print_next(console, f"{PROG} plot {quoted(done.study.folder)}")
     first = next(iter(verdicts.values()))["stepsize"].status
     return tables.exit_code(first) if options.exit_code else DONE
 
 
 def plot(options: argparse.Namespace) -> int:
     """Draw the figures of a finished sweep."""
-    from launch import figures, pipeline, report
+    from launch import figures, pipeline, printing
     from launch.console import make_console
 
     done = pipeline.finished(existing_study(options))
-    console = make_console()
-    report.print_files(console, figures.draw(done, pipeline.judge(done)))
-    report.print_next(console, f"{PROG} export {quoted(done.study.folder)}")
+    console, verdicts = make_console(), pipeline.judge(done)
+    if options.paper:
+        files = figures.draw_for_paper(done, verdicts)
+    else:
+        files = figures.draw(done, verdicts, ("png", "svg", "pdf"))
+    printing.print_files(console, files)
+    printing.print_next(console, f"{PROG} report {quoted(done.study.folder)}")
     return DONE
+
+
+def report(options: argparse.Namespace) -> int:
+    """Write the page about a finished sweep or a table."""
+    from launch.report import report as write
+
+    return write(options)
 
 
 def export(options: argparse.Namespace) -> int:
     """Write the recipe of a finished sweep."""
-    from launch import pipeline, report
+    from launch import pipeline, printing
     from launch.console import make_console
 
     done = pipeline.finished(existing_study(options))
@@ -55,8 +66,8 @@ def export(options: argparse.Namespace) -> int:
     if recipe is None:
         raise ValueError("no arm of this study has radii: there is nothing to hand over")
     console = make_console()
-    report.print_files(console, [recipe])
-    report.print_next(console, train_with(recipe, done.study.experiment, 2))
+    printing.print_files(console, [recipe])
+    printing.print_next(console, train_with(recipe, done.study.experiment, 2))
     return DONE
 
 
@@ -65,6 +76,13 @@ def coordcheck(options: argparse.Namespace) -> int:
     from launch.coordcheck import check_experiment
 
     return check_experiment(options, experiment_of(options))
+
+
+def norms(options: argparse.Namespace) -> int:
+    """Measure weights over training."""
+    from launch.norms import norms as measure
+
+    return measure(options)
 
 
 def describe(options: argparse.Namespace) -> int:

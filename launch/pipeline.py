@@ -1,7 +1,7 @@
 """The stages after computing: tables, verdicts, figures and the recipe of one study."""
 
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from analysis import Verdict
+    from transfer.recipe import Recipe
 
 VERDICT_FILE = "verdict.json"
 
@@ -46,6 +47,11 @@ class Finished:
     def runs(self, arm: str, purpose: str) -> "pd.DataFrame":
         """Return the rows of one arm and purpose."""
         return self.frame[(self.frame["arm"] == arm) & (self.frame["purpose"] == purpose)]
+
+    def at_transferred(self, arm: str) -> "pd.DataFrame":
+        """Return the rows of an arm's sweep at the stepsize that the verdict is about."""
+        runs = self.runs(arm, "sweep")
+        return runs[runs["stepsize"] == self.transferred(arm)]
 
     def transferred(self, arm: str) -> float:
         """Return the stepsize that the verdict is about."""
@@ -249,7 +255,7 @@ def verdicts_to_dict(done: Finished, verdicts: dict[str, dict[str, "Verdict"]]) 
 
 
 def export_recipe(
-    done: Finished, verdicts: dict[str, dict[str, "Verdict"]], arm: str | None, path: Path
+    done: Finished, verdicts: Mapping[str, Mapping[str, "Verdict"]], arm: str | None, path: Path
 ) -> Path | None:
     """Write the recipe of an arm, by default the first that has radii; None if none has.
 
@@ -257,7 +263,6 @@ def export_recipe(
         ValueError: the arm does not exist, or has no radii to hand over.
     """
     from transfer.config import unknown
-    from transfer.recipe import Recipe
 
     if arm is None:
         scion = (a for a, t in done.tuned.items() if isinstance(t.optimizer, ScionConfig))
@@ -266,6 +271,19 @@ def export_recipe(
             return None
     if arm not in done.tuned:
         raise ValueError(unknown("arm", arm, done.tuned))
+    return recipe_of(done, verdicts, arm).save(path)
+
+
+def recipe_of(
+    done: Finished, verdicts: Mapping[str, Mapping[str, "Verdict"]], arm: str
+) -> "Recipe":
+    """Return the recipe of an arm.
+
+    Raises:
+        ValueError: the arm has no radii to hand over.
+    """
+    from transfer.recipe import Recipe
+
     experiment = done.study.experiment
     run = run_config(
         experiment,
@@ -274,16 +292,16 @@ def export_recipe(
         size=experiment.sweep.sizes[0],
         seed=experiment.sweep.seeds[0],
     )
-    recipe = Recipe(
+    return Recipe(
         name=f"{done.study.experiment.name}/{arm}",
         run=run,
         verdict={claim: v.to_dict() for claim, v in verdicts[arm].items()},
-        provenance=_provenance(done, arm),
+        provenance=provenance(done, arm),
     )
-    return recipe.save(path)
 
 
-def _provenance(done: Finished, arm: str) -> dict[str, Any]:
+def provenance(done: Finished, arm: str) -> dict[str, Any]:
+    """Return what an arm's setting and verdict rest on."""
     tuned, experiment = done.tuned[arm], done.study.experiment
     sweep = experiment.sweep
     axis = sweep.axis

@@ -1,210 +1,123 @@
-"""What the command line prints about results."""
+"""The report: one HTML file about a study, several studies, or a table."""
 
+import argparse
+import hashlib
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
-
-from sweeps.tune import Tuned
+from launch.commands import DONE, PROG, UsageError
+from launch.figures import panels_of_study
+from launch.pipeline import Finished, finished, judge
+from launch.report_sections import sections_of
+from launch.sources import existing_study, study_named
+from launch.tables import is_table, judged_table, panels_of_table, require_no_flags
+from transfer.files import replace_file
 
 if TYPE_CHECKING:
-    from analysis import Axis, Drift, SizeRow, Verdict
-    from launch.pipeline import Finished
+    from analysis import Verdict
+    from analysis.page import Page
+
+    Verdicts = Mapping[str, Mapping[str, Verdict]]
+
+FILE = "report.html"
 
 
-_MAX_NEXT = 3
-"""Suggested runs shown; all are in verdict.json."""
+def report(options: argparse.Namespace) -> int:
+    """Write a report."""
+    from launch import printing
+    from launch.console import make_console
+
+    if options.output and Path(options.output).is_dir():
+        raise UsageError(f"--output must be a file, got the folder {options.output}")
+    if is_table(options.source):
+        if options.with_studies:
+            raise UsageError("--with is for studies: name the groups of a table with --group")
+        page, beside = _page_of_table(options), Path(Path(options.source).stem + ".report.html")
+    else:
+        require_no_flags(options)
+        studies = [existing_study(options), *map(study_named, options.with_studies or ())]
+        done = [finished(study) for study in studies]
+        page = page_of_studies([(one, judge(one)) for one in done])
+        others = "".join(f"-{one.study.experiment.name}" for one in done[1:])
+        beside = done[0].results / (f"report-with{others}.html" if others else FILE)
+    path = Path(options.output) if options.output else beside
+    printing.print_files(make_console(), [write(page, path)])
+    return DONE
 
 
-def power_of_two(value: float | None) -> str:
-    """Write a positive number as a power of two, the exponent to a hundredth if it is not whole."""
-    import math
+def write(page: "Page", path: Path) -> Path:
+    """Write a page as HTML."""
+    from analysis.page import render
 
-    if value is None or value <= 0:
-        return "-"
-    return f"2^{round(math.log2(value), 2):g}"
-
-
-def number(value: float | None, digits: int = 4) -> str:
-    """Write a number, or a dash where there is none."""
-    return "-" if value is None else f"{value:.{digits}f}"
+    text = render(page)
+    return replace_file(path, lambda temporary: temporary.write_text(text, "utf-8"))
 
 
-def print_tuned(console: Console, tuned: Mapping[str, Tuned]) -> None:
-    """Print the tuned settings of every arm."""
-    table = Table(title="tuned at the smallest size", title_justify="left")
-    for head, justify in (("arm", "left"), ("setting", "left"), ("loss", "right")):
-        table.add_column(head, justify=justify)  # type: ignore[arg-type]
-    table.add_column("how", justify="left")
-    for arm, result in tuned.items():
-        settings = ", ".join(
-            f"{'stepsize' if name == 'stepsize' else name + ' radius'} {power_of_two(value)}"
-            for name, value in sorted(result.settings.items(), key=lambda i: i[0] != "stepsize")
-        )
-        how = result.method if not result.num_trials else f"{result.method}, {result.num_trials}"
-        table.add_row(arm, settings or "as given", number(result.value), how)
-    console.print(table)
-    for arm, result in tuned.items():
-        for name in result.on_edge:
-            console.print(
-                f"note: {arm}: {name} is at an end of its search range: a wider "
-                f"arms.{arm}.search.{name} may hold a better one",
-                markup=False,
-            )
+def _page_of_table(options: argparse.Namespace) -> "Page":
+    from analysis.page import Section
+    from analysis.report import page_of
 
-
-def print_verdicts(
-    console: Console, verdicts: Mapping[str, Mapping[str, "Verdict"]], *, of_study: bool = True
-) -> None:
-    """Print the verdict of every arm or group: a table of sizes, then its sentences."""
-    from analysis.words import axes_text, interaction, law, near_optimal
-
-    for name, claims in verdicts.items():
-        main = next(iter(claims.values()))
-        console.print()
-        console.print(_verdict_table(name, main))
-        for claim, verdict in claims.items():
-            console.print(f"{claim}: {verdict.status}. {verdict.reason}", markup=False)
-            for note in verdict.notes:
-                console.print(f"  note: {note}", markup=False)
-            _print_next_runs(console, verdict, of_study)
-        for axis in main.axes:
-            if axis.name in main.drifts:
-                drift = main.drifts[axis.name]
-                line = law(drift, axis, main.size_name, main.rows[0].size)
-                console.print(f"drift of the optimum: {_drift(drift, axis)}: {line}", markup=False)
-        console.print(near_optimal(main), markup=False)
-        if together := interaction(main.rows, main.axes, main.size_name):
-            console.print(together, markup=False)
-        if main.fixed:
-            console.print(f"holds for: {axes_text(main.fixed)}", markup=False)
-
-
-def _print_next_runs(console: Console, verdict: "Verdict", of_study: bool) -> None:
-    from analysis.words import setting
-
-    for run in verdict.next_runs[:_MAX_NEXT]:
-        moved = {k: v for k, v in run.comparator.items() if v != verdict.transferred[k]}
-        console.print(
-            f"  would decide it: {run.more_seeds} more seeds at {verdict.size_name} "
-            f"{run.size:.12g}, {setting(moved, verdict.axes) or 'the transferred setting'}",
-            markup=False,
-        )
-    if len(verdict.next_runs) > _MAX_NEXT:
-        where = "in verdict.json" if of_study else "with --json"
-        console.print(f"  and {len(verdict.next_runs) - _MAX_NEXT} more {where}", markup=False)
-    if verdict.next_runs and of_study:
-        console.print(
-            "  more seeds everywhere: add numbers to --sweep.seeds (halves the level)", markup=False
-        )
-
-
-def _drift(drift: "Drift", axis: "Axis") -> str:
-    digits = "+.3g" if axis.linear else "+.2f"
-    text = f"{drift.slope:{digits}} {'' if axis.linear else 'octaves '}per doubling"
-    if drift.low is None or drift.high is None:
-        return text
-    text += f" (95 % interval {drift.low:{digits}} … {drift.high:{digits}}"
-    if drift.left_out_low is not None and drift.left_out_high is not None:
-        text += f"; without any one size {drift.left_out_low:{digits}} … "
-        text += f"{drift.left_out_high:{digits}}"
-    return text + ")"
-
-
-def _verdict_table(name: str, verdict: "Verdict") -> Table:
-    from analysis.words import setting
-
-    moved = setting(verdict.transferred, verdict.axes)
-    title = f"transferred {moved}, epsilon {verdict.epsilon:.4g}, level {verdict.level:g}"
-    table = Table(title=f"{name}, {title}" if name else title, title_justify="left")
-    best = "best" if verdict.maximise else "best loss"
-    for head in (verdict.size_name, "best at", best, "transferred", "regret", "at most"):
-        table.add_column(head, justify="right", no_wrap=True)
-    unit = "" if all(axis.linear for axis in verdict.axes) else " (log2)"
-    for head in (f"optimum{unit}", "interval"):
-        table.add_column(head, justify="right", no_wrap=True)
-    for row in verdict.rows:
-        at = row.best or {}
-        table.add_row(
-            f"{row.size:.12g}",
-            "\n".join(a.text(at[a.name]) if a.name in at else "-" for a in verdict.axes),
-            number(row.best_loss),
-            number(row.loss_at_transferred),
-            number(row.regret),
-            number(row.regret_upper),
-            "\n".join(_optimum(row, a) for a in verdict.axes),
-            "\n".join(_interval(row, a) for a in verdict.axes),
-        )
-    return table
-
-
-def _place(value: float, axis: "Axis") -> str:
-    """Write a value as its place on the scale."""
-    place = float(axis.forward(value))
-    return f"{place:.4g}" if axis.linear else f"{place + 0.0:.2f}"
-
-
-def _optimum(row: "SizeRow", axis: "Axis") -> str:
-    """Write an optimum; one on the grid's edge may lie beyond it."""
-    if not row.optimum or axis.name not in row.optimum:
-        return "-"
-    if row.flat:
-        values = [point[axis.name] for point in row.near_optimal]
-        return f"{_place(min(values), axis)} to {_place(max(values), axis)}"
-    beyond = {"below": "≤ ", "above": "≥ ", None: ""}[row.censored.get(axis.name)]
-    return beyond + _place(row.optimum[axis.name], axis)
-
-
-def _interval(row: "SizeRow", axis: "Axis") -> str:
-    """Write an interval; an end that lies beyond the grid is left out."""
-    if row.flat:
-        return "flat"
-    if axis.name in row.censored:
-        return "-"
-    ends = (side.get(axis.name) for side in (row.optimum_low, row.optimum_high))
-    low, high = ("" if end is None else _place(end, axis) for end in ends)
-    return f"{low} … {high}".strip() if low or high else "-"
-
-
-def print_check(console: Console, done: "Finished") -> None:
-    """Print the losses at the size that was not swept, beside the swept ones."""
-    sweep = done.study.experiment.sweep
-    axis, new = sweep.axis, sweep.check_size
-    if new is None:
-        return
-    checks, words = done.frame[done.frame["purpose"] == "check"], axis.replace("_", " ")
-    table = Table(
-        title=f"the tuned setting at {words} {new}, which was not swept, beside the swept ones",
-        title_justify="left",
+    table, judged = judged_table(options)
+    source = Path(options.source)
+    made = Section(
+        title="How this page was made",
+        commands=[shlex.join([PROG, "report", options.source, *options.given])],
+        facts=[("SHA-256 of the table", hashlib.sha256(source.read_bytes()).hexdigest())],
     )
-    table.add_column("arm")
-    for swept in sweep.sizes:
-        table.add_column(f"{swept}", justify="right")
-    table.add_column(f"{new} (new)", justify="right", style="bold")
-    for arm in done.tuned:
-        main = done.runs(arm, "sweep")
-        main = main[main["stepsize"] == done.transferred(arm)]
-        losses = [_mean_loss(main[main[axis] == swept]) for swept in sweep.sizes]
-        table.add_row(arm, *losses, _mean_loss(checks[checks["arm"] == arm]))
-    console.print()
-    console.print(table)
+    return page_of(
+        source.name,
+        {name: {v.hyperparameter: v} for name, v in judged.items()},
+        panels_of_table(options, table, judged),
+        subtitle=f"{len(table):,} runs from {source.name}",
+        more=[made],
+        foot=_foot(),
+    )
 
 
-def _mean_loss(runs: Any) -> str:
-    if len(runs) == 0 or (runs["status"] != "done").any():
-        return "diverged" if (runs["status"] == "diverged").any() else "failed"
-    return number(float(runs["val_loss"].mean()))
+def page_of_studies(studies: "Sequence[tuple[Finished, Verdicts]]") -> "Page":
+    """Return the report of one study, or of several beside each other, with their verdicts."""
+    from analysis.report import page_of
+
+    names = [done.study.experiment.name for done, _ in studies]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ValueError(f"the studies must differ in their names, got {twice[0]!r} twice")
+    judged: dict[str, Mapping[str, Verdict]] = {}
+    panels, more = [], []
+    for name, (done, verdicts) in zip(names, studies, strict=True):
+        prefix = f"{name}: " if len(studies) > 1 else ""
+        judged |= {prefix + arm: claims for arm, claims in verdicts.items()}
+        panels += panels_of_study(done, verdicts, prefix)
+        more += sections_of(done, verdicts, prefix)
+    return page_of(
+        ", ".join(names),
+        judged,
+        panels,
+        subtitle=_subtitle([done for done, _ in studies]),
+        more=more,
+        foot=_foot(),
+    )
 
 
-def print_files(console: Console, files: Sequence[Path]) -> None:
-    """Name every file written."""
-    console.print("\nwritten:")
-    for path in files:
-        console.print(f"  {path}", markup=False)
+def _subtitle(done: Sequence[Finished]) -> str:
+    number = sum(len(one.frame) for one in done)
+    seconds = sum(float(one.frame["wall_s"].sum()) for one in done)
+    what = done[0].study.experiment.summary if len(done) == 1 else f"{len(done)} studies"
+    return " · ".join(
+        t for t in (what, f"{number:,} runs", f"{_duration(seconds)} of training") if t
+    )
 
 
-def print_next(console: Console, command: str) -> None:
-    """Say what to run next."""
-    console.print(f"\nnext: {command}", markup=False)
+def _duration(seconds: float) -> str:
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} seconds"
+    return f"{seconds / 3600:.1f} hours"
+
+
+def _foot() -> str:
+    from datetime import UTC, datetime
+    from importlib.metadata import version
+
+    return f"Made by lmo-transfer {version('lmo-transfer')} on {datetime.now(UTC):%Y-%m-%d}."

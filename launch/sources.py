@@ -40,15 +40,21 @@ def study_of(options: argparse.Namespace) -> Any:
 
 def existing_study(options: argparse.Namespace) -> Any:
     """Open the study of a command that trains nothing; it is never created."""
+    from sweeps.study import Study
+
+    if options.study and not options.source:
+        return Study.open(Path(options.study))
+    return study_named(options.source or DEFAULT_PRESET, options.study)
+
+
+def study_named(source: str, folder_given: str | None = None) -> Any:
+    """Open the study of a preset, a file or a folder, which is there."""
     from sweeps.reading import load_experiment
     from sweeps.study import DEFAULT_ROOT, Study
 
-    source = options.source or DEFAULT_PRESET
-    if options.study and not options.source:
-        return Study.open(Path(options.study))
     experiment = load_experiment(source)
     named = Path(source) if Path(source).is_dir() else DEFAULT_ROOT / experiment.name
-    folder = Path(options.study) if options.study else named
+    folder = Path(folder_given) if folder_given else named
     if not folder.is_dir():
         raise ValueError(f"no study in {folder} yet: {PROG} run {shlex.quote(source)}")
     study = Study.open(folder)

@@ -8,7 +8,7 @@ from typing import Any
 from launch.commands import PROG, UsageError
 from launch.console import ConsoleReporter, make_console
 from launch.fields import override
-from launch.report import number, print_files
+from launch.printing import number, print_files
 from sweeps.runner import LocalRunner
 from sweeps.sizes import SIZE_FIELDS, Axis
 from sweeps.table import RunTable, StoredRun

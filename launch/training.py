@@ -67,19 +67,19 @@ def _work(options: argparse.Namespace, study: Any, finish: Callable[..., int]) -
 def _finish_tuning(
     options: argparse.Namespace, study: Any, console: Any, runner: Any, reporter: Any
 ) -> int:
-    from launch import report
+    from launch import printing
 
     with reporter:
         tuned = study.tune(runner, reporter, options.retry_failed)
-    report.print_tuned(console, tuned)
-    report.print_next(console, f"{PROG} sweep {quoted(study.folder)}")
+    printing.print_tuned(console, tuned)
+    printing.print_next(console, f"{PROG} sweep {quoted(study.folder)}")
     return DONE
 
 
 def _finish_sweep(
     options: argparse.Namespace, study: Any, console: Any, runner: Any, reporter: Any
 ) -> int:
-    from launch import pipeline, report
+    from launch import pipeline, printing
     from sweeps.loop import complete
 
     with reporter:
@@ -92,16 +92,16 @@ def _finish_sweep(
             settled=pipeline.settled,
         )
     done = pipeline.finished(study, tuned=tuned)
-    report.print_tuned(console, done.tuned)
-    report.print_files(console, pipeline.write_tables(done))
-    report.print_next(console, f"{PROG} verdict {quoted(study.folder)}")
+    printing.print_tuned(console, done.tuned)
+    printing.print_files(console, pipeline.write_tables(done))
+    printing.print_next(console, f"{PROG} verdict {quoted(study.folder)}")
     return _exit_code(console, done)
 
 
 def _finish_everything(
     options: argparse.Namespace, study: Any, console: Any, runner: Any, reporter: Any
 ) -> int:
-    from launch import figures, pipeline, report
+    from launch import figures, pipeline, printing, report
     from sweeps.loop import complete
 
     with reporter:
@@ -113,12 +113,15 @@ def _finish_everything(
     files += figures.draw(done, verdicts)
     recipe = pipeline.export_recipe(done, verdicts, None, done.results / "recipe.json")
     files += [recipe] if recipe else []
-    report.print_tuned(console, done.tuned)
-    report.print_verdicts(console, verdicts)
-    report.print_check(console, done)
-    report.print_files(console, files)
+    files.append(
+        report.write(report.page_of_studies([(done, verdicts)]), done.results / report.FILE)
+    )
+    printing.print_tuned(console, done.tuned)
+    printing.print_verdicts(console, verdicts)
+    printing.print_check(console, done)
+    printing.print_files(console, files)
     if recipe:
-        report.print_next(console, train_with(recipe, study.experiment, 4))
+        printing.print_next(console, train_with(recipe, study.experiment, 4))
     return _exit_code(console, done)
 
 

@@ -117,6 +117,10 @@ def load_experiment(source: str) -> Experiment:
         if not saved.is_file():
             raise ValueError(f"{source} is a folder without experiment.json: no study")
         return load_experiment_file(saved)
+    if path.is_file() and path.suffix != ".toml":
+        raise ValueError(
+            f"an experiment must be a preset, a .toml file or a study folder, got the file {source}"
+        )
     where = source if path.suffix == ".toml" else f"preset {source}"
     data = _read_toml(source)
     try:

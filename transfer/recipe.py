@@ -120,8 +120,13 @@ class Recipe:
 
     def save(self, path: Path) -> Path:
         """Write the recipe as JSON, whole or not at all."""
-        text = json.dumps(json.loads(canonical_json(asdict(self))), indent=2, sort_keys=True)
-        return replace_file(path, lambda temporary: temporary.write_text(text + "\n", "utf-8"))
+        text = self.to_json()
+        return replace_file(path, lambda temporary: temporary.write_text(text, "utf-8"))
+
+    def to_json(self) -> str:
+        """Return the text of its file."""
+        data = json.loads(canonical_json(asdict(self)))
+        return json.dumps(data, indent=2, sort_keys=True) + "\n"
 
     @classmethod
     def load(cls, path: str | Path) -> "Recipe":

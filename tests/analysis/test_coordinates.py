@@ -235,3 +235,9 @@ def test_figure_of_diverged_values_can_be_saved(tmp_path: Path) -> None:
     rows = table({("a", "change"): lambda w, t: math.nan, ("b", "change"): lambda w, t: 0.0})
     files = save(plot_coordinates(rows, check_coordinates(rows)), tmp_path / "figure")
     assert all(file.stat().st_size > 1000 for file in files)
+
+
+def test_a_notebook_shows_a_check() -> None:
+    text = judged(0.0, 1.0)._repr_html_()
+    assert ">fails</span>" in text and text.count("<tr>") == 2 and "width^+1" in text
+    assert ">passes</span>" in judged(0.0, 0.0)._repr_html_()

@@ -23,8 +23,15 @@ FILES = {
     "figures/loss_against_stepsize.svg",
     "figures/scaling.png",
     "figures/scaling.svg",
+    "figures/regret.png",
+    "figures/regret.svg",
+    "figures/training.png",
+    "figures/training.svg",
+    "figures/tuning.png",
+    "figures/tuning.svg",
     "figures/radii_scion.png",
     "figures/radii_scion.svg",
+    "report.html",
 }
 
 
@@ -91,12 +98,13 @@ def test_stages_one_by_one_give_the_same_as_run(
     assert "next: lmo-transfer sweep studies/small" in tuned.stdout
     early = one_line(command("verdict", "small.toml", cwd=tmp_path))
     assert "runs are missing: lmo-transfer sweep studies/small" in early
-    for stage in ("sweep", "verdict", "plot", "export"):
+    for stage in ("sweep", "verdict", "plot", "report", "export"):
         done = command(stage, "studies/small", cwd=tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
-        assert "next: lmo-transfer" in done.stdout
+        assert "next: lmo-transfer" in done.stdout or stage == "report"
     ours, theirs = tmp_path / "studies" / "small" / "results", finished[0] / "results"
-    assert {str(p.relative_to(ours)) for p in ours.rglob("*") if p.is_file()} == FILES
+    papers = {name.replace(".svg", ".pdf") for name in FILES if name.endswith(".svg")}
+    assert {str(p.relative_to(ours)) for p in ours.rglob("*") if p.is_file()} == FILES | papers
     for name in ("verdict.json", "tuned.json", "figures/scaling.svg"):
         assert (ours / name).read_bytes() == (theirs / name).read_bytes()
     drop = list(CIRCUMSTANCES)

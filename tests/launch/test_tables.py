@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -113,3 +114,31 @@ def test_bad_input(
     table: pd.DataFrame, tmp_path: Path, command: Command, arguments: tuple[str, ...], message: str
 ) -> None:
     assert message in one_line(command("verdict", *arguments, cwd=tmp_path))
+
+
+def test_negative_and_infinite_numbers_are_values(tmp_path: Path, command: Command) -> None:
+    df = (
+        two_groups().query("optimizer == 'scion'").assign(beta=lambda d: np.log2(d["stepsize"]) / 4)
+    )
+    df.drop(columns="stepsize").to_csv(tmp_path / "beta.csv", index=False)
+    named = ("--x", "beta", "--linear", "beta", "--epsilon", "0.005", "--bounds", "beta", "-inf")
+    done = command("verdict", "beta.csv", *named, "1", "--transferred", "-7.5e-1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "beta: transfers. Beta -0.75 is within" in done.stdout
+    twice = command("verdict", "beta.csv", *named, "1", "--bounds", "beta", "0", "1", cwd=tmp_path)
+    assert "--bounds must be given once for a column, got beta twice" in one_line(twice)
+    wrong = command("verdict", "beta.csv", "--bounds", "beta", "low", "1", cwd=tmp_path)
+    assert "--bounds must be a column and two numbers, got beta low 1" in one_line(wrong)
+
+
+def test_names_with_brackets_are_printed_as_they_are(tmp_path: Path, command: Command) -> None:
+    df = (
+        two_groups().replace({"optimizer": {"adamw": "adam[/b]"}}).rename(columns={"width": "w[i]"})
+    )
+    df.to_csv(tmp_path / "odd.csv", index=False)
+    done = command(
+        "verdict", "odd.csv", "--size", "w[i]", "--group", "optimizer", "--epsilon", "0.005",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "adam[/b], transferred" in done.stdout and "w[i]" in done.stdout
