@@ -31,6 +31,8 @@ GROUP_MARKERS = ("o", "s", "D", "^", "v", "P")
 GREY = "0.35"
 _MOST_TICKS = 9
 _LONGEST_NAME = 32
+_ONE_PANEL = 6.0
+"""Inches up to which a figure is one panel."""
 
 
 def size_colors(sizes: Sequence[float]) -> dict[float, Color]:
@@ -111,9 +113,10 @@ def new_figure(
 def legend(fig: Figure, handles: Sequence[Artist], labels: Sequence[str] | None = None) -> None:
     """Explain the marks: beside the panels, in a paper below them."""
     where = medium()
-    named = (
-        [short(str(h.get_label())) for h in handles] if labels is None else [*map(short, labels)]
-    )
+    # Beside a single panel there is less room.
+    most = _LONGEST_NAME if fig.get_figwidth() > _ONE_PANEL else 2 * _LONGEST_NAME // 3
+    given = [str(h.get_label()) for h in handles] if labels is None else labels
+    named = [short(name, most) for name in given]
     look: dict[str, Any] = {"frameon": False, "fontsize": where.small}
     if where.widths is None:
         _plain(fig.legend(handles, named, loc="outside right center", **look).get_texts())
@@ -131,9 +134,9 @@ def _plain(texts: Sequence[Text]) -> None:
         text.set_parse_math(False)
 
 
-def short(name: str) -> str:
+def short(name: str, most: int = _LONGEST_NAME) -> str:
     """Cut a name that would leave no room for the panels."""
-    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
+    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def heading(fig: Figure, text: str) -> None:
