@@ -195,6 +195,13 @@ def _add_options(made: argparse.ArgumentParser, name: str) -> None:
         made.add_argument(
             "--family", metavar="MODULE:FUNCTION", help="your own model family (docs/own-family.md)"
         )
+    if name in ("run", "tune", "sweep", "resume"):
+        made.add_argument(
+            "--on", choices=("local", "slurm"), default="local", help="where to train (local)"
+        )
+        made.add_argument(
+            "--cluster", metavar="PROFILE", help="what SLURM is asked for (docs/slurm.md)"
+        )
     if name in ("run", "tune", "sweep", "resume", "train"):
         made.add_argument("--workers", type=int, metavar="N", help="processes (one a core)")
     if name in ("run", "tune", "sweep", "resume", "train", "coordcheck"):

@@ -42,13 +42,12 @@ def _work(options: argparse.Namespace, study: Any, finish: Callable[..., int]) -
     """Do a command that may train, with progress; Ctrl-C says how to go on."""
     from launch.console import ConsoleReporter, make_console
     from sweeps.driver import sole_driver
-    from sweeps.runner import LocalRunner
 
     console = make_console()
     resume = f"finished runs are kept. Go on with: {PROG} resume {quoted(study.folder)}"
     try:
-        compute = study.experiment.compute
-        with sole_driver(study.folder), LocalRunner(options.workers, compute) as runner:
+        runner = _runner(options, study.experiment.compute)
+        with sole_driver(study.folder), runner:
             study.clean()
             reporter = ConsoleReporter(console, study.experiment.sweep.axis)
             return finish(options, study, console, runner, reporter)
@@ -62,6 +61,23 @@ def _work(options: argparse.Namespace, study: Any, finish: Callable[..., int]) -
     finally:
         for problem in study.table.problems:
             console.print(f"note: {problem}", markup=False)
+
+
+def _runner(options: argparse.Namespace, compute: Any) -> Any:
+    """Return what trains: processes here, or jobs of a cluster."""
+    if options.on == "local":
+        from sweeps.runner import LocalRunner
+
+        if options.cluster is not None:
+            raise UsageError(f"--cluster is for --on slurm, got {options.cluster} without it")
+        return LocalRunner(options.workers, compute)
+    from launch.cluster import ClusterConfig, load_cluster
+    from launch.slurm import SlurmRunner
+
+    if options.workers is not None:
+        raise UsageError("--workers is for --on local: a cluster's profile has parallelism")
+    cluster = ClusterConfig() if options.cluster is None else load_cluster(options.cluster)
+    return SlurmRunner(cluster, compute)
 
 
 def _finish_tuning(

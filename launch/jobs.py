@@ -1,0 +1,45 @@
+"""What a job does: it gets paths, never tensors, and trains the runs that its file names."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Trains the runs of one file into the run table of one folder; submitit pickles it.
+
+    What the table has already is not trained again, so a job that was handed on, or requeued
+    after a node failed, goes on where its checkpoints are.
+    """
+
+    folder: str
+    """The study's."""
+    spec: str
+    """A JSON file with the runs and how they are computed."""
+
+    def __call__(self) -> int:
+        """Train, and return how many runs were trained here."""
+        import torch
+
+        from sweeps.table import RunTable
+        from sweeps.worker import work
+        from transfer.config import ComputeConfig, run_config_from_dict
+
+        torch.set_num_threads(1)
+        given = json.loads(Path(self.spec).read_text("utf-8"))
+        configs = [run_config_from_dict(data) for data in given["runs"]]
+        table = RunTable(Path(self.folder))
+        known = table.read()
+        left = [config for config in configs if config.run_id not in known]
+        if left:
+            work(table, left, lambda answer: print(answer, flush=True),
+                 ComputeConfig(**given["compute"]))  # fmt: skip
+        return len(left)
+
+    def checkpoint(self) -> Any:
+        """Hand the job on: only its paths are submitted again."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
