@@ -32,6 +32,22 @@ class Arithmetic:
         self.dtype = torch.float64 if precision == "float64" else torch.float32
 
     @contextmanager
+    def flushed(self) -> Iterator[None]:
+        """Have numbers too small for float32's full precision counted as 0, while it lasts.
+
+        On a CPU each of them takes a hundred times as long as others: where a network has learnt
+        its data and gradients vanish, a step took 35 times as long. Below 1e-38 nothing is lost.
+        """
+        if self.device.type != "cpu" or _flushes():
+            yield
+            return
+        torch.set_flush_denormal(True)
+        try:
+            yield
+        finally:
+            torch.set_flush_denormal(False)
+
+    @contextmanager
     def products(self) -> Iterator[None]:
         """Have float32 matrix products computed in the run's format, while it lasts."""
         before = torch.get_float32_matmul_precision()
@@ -44,3 +60,8 @@ class Arithmetic:
     def autocast(self) -> torch.autocast:
         """Have the forward pass computed in bfloat16 under `bf16`; the backward pass follows."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+
+def _flushes() -> bool:
+    """Whether this thread counts such numbers as 0 already: torch does not tell."""
+    return bool((torch.tensor(1e-40) * 1.0 == 0).item())

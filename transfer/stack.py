@@ -182,6 +182,10 @@ class Stack:
 
     def advance(self) -> None:
         """Do one step."""
+        with self.arithmetic.flushed():
+            self._advance()
+
+    def _advance(self) -> None:
         config = self.configs[0]
         parts = _slices(config.batch_size, self.micro_batch_size)
         with self.arithmetic.products():
