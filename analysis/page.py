@@ -34,11 +34,11 @@ class Cell:
     def number(cls, value: float | None, digits: int = 4) -> "Cell":
         """Write a number; a dash where there is none."""
         if value is None or not math.isfinite(value):
-            return cls.missing_one()
+            return cls.dash()
         return cls(f"{value:.{digits}f}" if digits <= _MOST_DIGITS else f"{value:.6g}", value)
 
     @classmethod
-    def missing_one(cls) -> "Cell":
+    def dash(cls) -> "Cell":
         """A dash."""
         return cls("-", missing=True)
 

@@ -54,7 +54,7 @@ def _worst(v: Verdict) -> Cell:
 
 def _largest(v: Verdict) -> list[Cell]:
     if not v.rows:
-        return [Cell.missing_one(), Cell.missing_one()]
+        return [Cell.dash(), Cell.dash()]
     digits, row = digits_for(v.epsilon), v.rows[-1]
     return [
         Cell.number(row.best_loss, digits),
@@ -76,10 +76,10 @@ def _at_transferred(row: SizeRow, value: float | None, digits: int) -> Cell:
 def _drift_cells(v: Verdict) -> list[Cell]:
     drift, axis = v.drift, v.axes[0]
     if drift is None:
-        return [Cell.missing_one(), Cell.missing_one()]
+        return [Cell.dash(), Cell.dash()]
     slope = Cell(octaves(drift.slope, axis), drift.slope)
     if drift.low is None or drift.high is None:
-        return [slope, Cell.missing_one()]
+        return [slope, Cell.dash()]
     return [slope, Cell(f"{octaves(drift.low, axis)} to {octaves(drift.high, axis)}", drift.low)]
 
 
@@ -136,7 +136,7 @@ def _size_row(row: SizeRow, v: Verdict) -> list[Cell]:
 
 
 def _value(value: float | None, axis: Axis) -> Cell:
-    return Cell.missing_one() if value is None else Cell(axis.text(value), value)
+    return Cell.dash() if value is None else Cell(axis.text(value), value)
 
 
 def _place(value: float, axis: Axis) -> str:
@@ -149,7 +149,7 @@ def _place(value: float, axis: Axis) -> str:
 def _optimum(row: SizeRow, axis: Axis) -> Cell:
     value = (row.optimum or {}).get(axis.name)
     if value is None:
-        return Cell.missing_one()
+        return Cell.dash()
     if row.flat:
         near = [point[axis.name] for point in row.near_optimal]
         return Cell(f"{axis.text(min(near))} to {axis.text(max(near))} (flat)", value)
@@ -160,7 +160,7 @@ def _optimum(row: SizeRow, axis: Axis) -> Cell:
 def _interval(row: SizeRow, axis: Axis) -> Cell:
     low, high = row.optimum_low.get(axis.name), row.optimum_high.get(axis.name)
     if row.flat or (low is None and high is None):
-        return Cell.missing_one()
+        return Cell.dash()
     ends = ["beyond the grid" if end is None else f"{end:.4g}" for end in (low, high)]
     return Cell(" to ".join(ends), low if low is not None else -1e308)
 
@@ -204,7 +204,7 @@ def _cells(panel: Panel, most: int | None) -> Table:
 def _losses(c: Landscape, i: int, negated: bool, digits: int) -> list[Cell]:
     """The mean, lowest and highest metric of a cell."""
     if c.num_diverged[i]:
-        return [_DIVERGED, Cell.missing_one(), Cell.missing_one()]
+        return [_DIVERGED, Cell.dash(), Cell.dash()]
     found = (
         [-v[i] for v in (c.mean, c.high, c.low)] if negated else [c.mean[i], c.low[i], c.high[i]]
     )

@@ -25,6 +25,7 @@ class Job:
 
         from sweeps.table import RunTable
         from sweeps.worker import work
+        from transfer.arithmetic import Arithmetic
         from transfer.config import ComputeConfig, run_config_from_dict
 
         torch.set_num_threads(1)
@@ -32,10 +33,11 @@ class Job:
         configs = [run_config_from_dict(data) for data in given["runs"]]
         table = RunTable(Path(self.folder))
         known = table.read()
+        compute = ComputeConfig(**given["compute"])
+        Arithmetic("float32", compute.device)  # one line where the node has no such device
         left = [config for config in configs if config.run_id not in known]
         if left:
-            work(table, left, lambda answer: print(answer, flush=True),
-                 ComputeConfig(**given["compute"]))  # fmt: skip
+            work(table, left, lambda answer: print(answer, flush=True), compute)
         return len(left)
 
     def checkpoint(self) -> Any:

@@ -64,7 +64,7 @@ def _mean(runs: "pd.DataFrame") -> "Cell":
     if (runs["status"] == "diverged").any():
         return Cell("diverged", 1e308)
     if runs.empty or (runs["status"] != "done").any():
-        return Cell.missing_one()
+        return Cell.dash()
     return Cell.number(float(runs["val_loss"].mean()))
 
 

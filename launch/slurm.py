@@ -213,9 +213,11 @@ def _words(text: str) -> str:
 
 
 def _last_words(folder: Path, job: str) -> str:
-    """Return the end of a job's output."""
+    """Return what a job said last, its exception if it raised one."""
     logs = sorted((folder / "submitit").glob(f"{job}_*_log.out"))
     if not logs:
         return "it wrote nothing"
     lines = [line for line in logs[-1].read_text("utf-8", "replace").splitlines() if line.strip()]
-    return lines[-1][:200] if lines else "it wrote nothing"
+    # What srun adds is only that a task ended.
+    said = [line for line in lines if not line.startswith(("srun:", "slurmstepd:"))]
+    return (said or lines or ["it wrote nothing"])[-1][:200]

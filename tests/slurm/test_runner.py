@@ -18,7 +18,7 @@ from sweeps.progress import Reporter
 from sweeps.runner import LocalRunner
 from sweeps.table import RunTable
 from tests.helpers import contents, tiny_dict, tiny_experiment, toml_of, wait_until
-from transfer.config import RunConfig
+from transfer.config import ComputeConfig, RunConfig
 
 REQUIRED = bool(os.environ.get("LMO_TRANSFER_REQUIRE_SLURM"))
 """Whether a machine without SLURM fails the tests, as in continuous integration."""
@@ -138,3 +138,15 @@ def test_a_deaf_slurm_is_no_dead_job(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     with SlurmRunner(CLUSTER) as cluster:
         cluster.run(table, _configs(2), Reporter())
     assert {row.status for row in table.read().values()} == {"done"}
+
+
+def test_a_job_that_raises_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The nodes have no GPU that torch finds: the reason is in the failed runs."""
+    monkeypatch.setattr("launch.slurm._ASK_S", 1.0)
+    table = RunTable(tmp_path)
+    with SlurmRunner(CLUSTER, ComputeConfig(device="cuda")) as cluster:
+        cluster.run(table, _configs(2), Reporter())
+    rows = table.read().values()
+    assert rows and all(
+        "ValueError: device must be one that torch finds" in str(r.error) for r in rows
+    )
