@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable
 
-from launch import inspecting, training
+from launch import inspecting, training, watching
 from launch.commands import (
     BAD_INPUT,
     COMMANDS,
@@ -91,6 +91,9 @@ _HANDLERS: dict[str, Callable[[argparse.Namespace], int]] = {
     "export": inspecting.export,
     "train": training.train,
     "resume": training.resume,
+    "status": watching.status,
+    "logs": watching.logs,
+    "cancel": watching.cancel,
     "coordcheck": inspecting.coordcheck,
     "norms": inspecting.norms,
     "describe": inspecting.describe,

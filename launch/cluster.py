@@ -1,65 +1,16 @@
-"""What a SLURM cluster is asked for: a profile, in a TOML file of the user's."""
+"""Clusters by name: profiles in TOML files of the user's, and the one that a study was last on."""
 
 import json
 import os
-import re
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
-from transfer.config import require
+from sweeps.cluster import ClusterConfig
+from sweeps.study import write_json
 
-_WORD = re.compile(r"[A-Za-z0-9_.,:=@%\[\]&|()*+/-]*")
-"""What may be handed to sbatch as a value: nothing that ends a line or an argument."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ClusterConfig:
-    """Resources of one job, and how jobs are made.
-
-    Only `setup` holds shell code. Every other text goes to sbatch as a value.
-
-    Raises:
-        ValueError: a field is out of range; it is named.
-    """
-
-    partition: str = ""
-    """One or several, separated by commas; empty: the cluster's default."""
-    account: str = ""
-    qos: str = ""
-    gres: str = ""
-    """Such as gpu:a100:1."""
-    constraint: str = ""
-    exclude: str = ""
-    """Nodes that are not used."""
-    cpus: int = 1
-    mem_gb: int = 4
-    time_min: int = 60
-    """Limit of one job; what it has not done by then it goes on with in the next one."""
-    parallelism: int = 16
-    """Most jobs of one stage that run at a time."""
-    runs_per_job: int = 0
-    """Most runs of a job; 0: as many as fit one stack."""
-    signal_delay_s: int = 90
-    """So long before the limit a job hands itself on."""
-    requeues: int = 3
-    """So often."""
-    setup: tuple[str, ...] = ()
-    """Shell lines before the job, such as `module load cuda`."""
-    extra: dict[str, str] = field(default_factory=dict)
-    """Other options of sbatch, by name."""
-
-    def __post_init__(self) -> None:
-        for name in ("partition", "account", "qos", "gres", "constraint", "exclude"):
-            value = getattr(self, name)
-            require(bool(_WORD.fullmatch(value)), f"cluster.{name}", "one word for sbatch", value)
-        for key, value in self.extra.items():
-            plain = bool(re.fullmatch(r"[a-z][a-z-]*", key)) and bool(_WORD.fullmatch(value))
-            require(plain, f"cluster.extra.{key}", "an option's name and one word", value)
-        for name in ("cpus", "mem_gb", "time_min", "parallelism"):
-            require(getattr(self, name) >= 1, f"cluster.{name}", "at least 1", getattr(self, name))
-        for name in ("runs_per_job", "signal_delay_s", "requeues"):
-            require(getattr(self, name) >= 0, f"cluster.{name}", "at least 0", getattr(self, name))
+_REMEMBERED = "cluster.json"
 
 
 def profiles() -> Path:
@@ -74,19 +25,47 @@ def load_cluster(source: str) -> ClusterConfig:
     Raises:
         ValueError: no such file, no TOML, or a field that is unknown or not allowed.
     """
-    from pydantic import TypeAdapter, ValidationError
-
     path = Path(source) if source.endswith(".toml") else profiles() / f"{source}.toml"
     if not path.is_file():
         raise ValueError(f"--cluster must name a profile, got {source!r}: there is no file {path}")
     try:
         data = tomllib.loads(path.read_text("utf-8"))
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: {error}") from None
-    unknown = sorted(data.keys() - set(ClusterConfig.__dataclass_fields__))
+    return _cluster(data, path)
+
+
+def remember(folder: Path, cluster: ClusterConfig | None) -> None:
+    """Note in a study where it trains: on a cluster, or, with None, on this machine."""
+    path = folder / _REMEMBERED
+    if cluster is None:
+        path.unlink(missing_ok=True)
+    else:
+        write_json(path, asdict(cluster))
+
+
+def remembered(folder: Path) -> ClusterConfig | None:
+    """Return the cluster that a study was last trained on; None if it was on this machine.
+
+    Raises:
+        ValueError: the note is damaged.
+    """
+    path = folder / _REMEMBERED
+    try:
+        return _cluster(json.loads(path.read_text("utf-8")), path)
+    except FileNotFoundError:
+        return None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _cluster(data: Any, path: Path) -> ClusterConfig:
+    from pydantic import TypeAdapter, ValidationError
+
+    names = [field.name for field in fields(ClusterConfig)]
+    unknown = sorted(data.keys() - set(names))
     if unknown:
-        names = ", ".join(ClusterConfig.__dataclass_fields__)
-        raise ValueError(f"{path}: {unknown[0]} must be one of {names}")
+        raise ValueError(f"{path}: {unknown[0]} must be one of {', '.join(names)}")
     try:
         return TypeAdapter(ClusterConfig).validate_json(json.dumps(data, default=str), strict=True)
     except ValidationError as error:

@@ -8,6 +8,9 @@ from typing import NoReturn, get_args
 
 from transfer.config.compute import DeviceName
 
+WHERE = ("local", "slurm", "debug")
+"""Processes here, jobs of a cluster, this process."""
+
 PROG = "lmo-transfer"
 DEFAULT_PRESET = "digits-mlp"
 DONE, INTERNAL, BAD_INPUT, FAILED_RUNS, INTERRUPTED = 0, 1, 2, 5, 130
@@ -82,6 +85,27 @@ COMMANDS: dict[str, Command] = {
         help="go on with an interrupted study",
         text="Go on with the study in a folder, as `run` on that folder does.",
         example="lmo-transfer resume studies/digits-mlp --retry-failed",
+    ),
+    "status": Command(
+        help="print what of a study is done, running, queued, failed",
+        text="Print by stage and size what the run table has and what SLURM does, from the folder "
+        "and the queue alone. Trains nothing; works beside the command that does.",
+        example="lmo-transfer status studies/digits-mlp --watch",
+        fields=False,
+    ),
+    "logs": Command(
+        help="print what the job of a run wrote",
+        text="Print the output of the SLURM job that had a run; without RUN, the last line of "
+        "every job whose runs are missing or failed.",
+        example="lmo-transfer logs studies/digits-mlp 3fa94c",
+        fields=False,
+    ),
+    "cancel": Command(
+        help="cancel the SLURM jobs of a study",
+        text="Cancel what of a study is in SLURM's queue. Finished runs stay; `resume` submits "
+        "what is missing.",
+        example="lmo-transfer cancel studies/digits-mlp",
+        fields=False,
     ),
     "coordcheck": Command(
         help="check that sizes inside the network do not depend on its width",
@@ -158,14 +182,14 @@ class _Parser(argparse.ArgumentParser):
 
 
 def overview() -> str:
-    """Return the text of `lmo-transfer --help`."""
+    """Return the text of `lmo-transfer --help`; it fits a terminal of 24 lines."""
     rows = "\n".join(f"  {name:<12}{command.help}" for name, command in COMMANDS.items())
     return (
-        f"usage: {PROG} COMMAND [EXPERIMENT] [options]\n\n"
-        "Find out whether hyperparameters tuned on a small model may be used on a large one.\n\n"
-        f"{rows}\n\n"
-        "EXPERIMENT: a preset, a TOML file or a study folder.\n"
-        f"Example: {PROG} run {DEFAULT_PRESET}; each command explains itself: {PROG} run --help"
+        f"usage: {PROG} COMMAND [EXPERIMENT] [options]\n"
+        "Find out whether hyperparameters tuned on a small model may be used on a large one.\n"
+        f"{rows}\n"
+        "EXPERIMENT: a preset, a TOML file or a study folder. Each command explains itself:\n"
+        f"{PROG} run --help. Example: {PROG} run {DEFAULT_PRESET}"
     )
 
 
@@ -177,7 +201,9 @@ def parser(name: str) -> argparse.ArgumentParser:
     notes += [_FIELDS_HELP] if command.fields and command.source else []
     made = _Parser(
         prog=f"{PROG} {name}",
-        usage=f"{PROG} {name}{' [EXPERIMENT]' if command.source else ''} [options]"
+        usage=f"{PROG} {name}{' [EXPERIMENT]' if command.source else ''}"
+        + (" [RUN]" if name == "logs" else "")
+        + " [options]"
         + (" [--section.field VALUE ...]" if command.fields and command.source else ""),
         description="\n".join(textwrap.fill(note, 79) for note in notes),
         epilog=f"Example: {command.example}",
@@ -197,10 +223,13 @@ def _add_options(made: argparse.ArgumentParser, name: str) -> None:
         )
     if name in ("run", "tune", "sweep", "resume"):
         made.add_argument(
-            "--on", choices=("local", "slurm"), default="local", help="where to train (local)"
+            "--on", choices=WHERE, help="where to train (local; a study: as it was last)"
         )
         made.add_argument(
             "--cluster", metavar="PROFILE", help="what SLURM is asked for (docs/slurm.md)"
+        )
+        made.add_argument(
+            "--dry-run", action="store_true", help="print the jobs that SLURM would get"
         )
     if name in ("run", "tune", "sweep", "resume", "train"):
         made.add_argument("--workers", type=int, metavar="N", help="processes (one a core)")
@@ -210,6 +239,11 @@ def _add_options(made: argparse.ArgumentParser, name: str) -> None:
         )
     if name in ("run", "tune", "sweep", "resume"):
         made.add_argument("--retry-failed", action="store_true", help="train failed runs again")
+    if name == "status":
+        made.add_argument("--watch", action="store_true", help="again and again, until all is done")
+        made.add_argument("--json", action="store_true", help="print it as JSON")
+    if name == "logs":
+        made.add_argument("run", nargs="?", metavar="RUN", help="run id, or its beginning")
     if name == "verdict":
         made.add_argument(
             "--exit-code",

@@ -1,35 +1,48 @@
 """A runner on SLURM, through submitit: packs runs into job arrays and waits for the run table.
 
 Results come from the run table alone. Of SLURM it asks which jobs are still known to it, in one
-call for all; a job that it has forgotten, and whose runs are not there, has died.
+call for all; a job that it has forgotten, and whose runs are not there, has died. Jobs of an
+earlier driver that are still in the queue are not submitted again but waited for.
 """
 
 import shutil
-import subprocess
 import time
-import uuid
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from launch.cluster import ClusterConfig
-from launch.jobs import Job
-from sweeps.packing import pack
+from launch import queue
+from launch.estimates import bundles, pace_of
+from launch.ledger import Spec, Submission, load, mark_cancelled, submissions
+from launch.submitting import TooManyError, submit
+from launch.where import StoppedError
+from launch.words import last_words
+from sweeps.cluster import ClusterConfig
+from sweeps.packing import Bundle
 from sweeps.progress import Reporter
-from sweeps.table import RunTable, store
-from transfer.config import ComputeConfig, RunConfig, canonical_json
+from sweeps.table import RunTable, StoredRun, store
+from transfer.config import ComputeConfig, RunConfig
 
 _LOOK_S = 2.0
 """Between readings of the run table."""
 _ASK_S = 10.0
 """Between questions to SLURM."""
-_ARRAY = 1000
-"""Most tasks of an array: SLURM's own default of MaxArraySize is 1001."""
 _PATIENCE = 3
 """So many answers in which a job is missing make it dead: results may take a while to be seen."""
-_TIMEOUT_S = 60
-_CLEAN = ("export PYTHONSAFEPATH=1", "export OMP_NUM_THREADS=1", "export MKL_NUM_THREADS=1")
+_DEAF_S = 3600.0
+"""So long SLURM may be silent, with no result coming, until the command gives up."""
+
+
+@dataclass
+class _Task:
+    """A task of an array that may still give results."""
+
+    submission: Submission
+    number: int
+    left: set[str]
+    """Runs of ours that have no new record yet."""
+    missing: int = 0
+    """Answers of SLURM's, one after the other, in which it was not there."""
 
 
 class SlurmRunner:
@@ -47,8 +60,14 @@ class SlurmRunner:
         if shutil.which("sbatch") is None or shutil.which("srun") is None:
             raise ValueError("--on slurm needs SLURM: there is no sbatch on PATH")
         self.cluster, self.compute = cluster, compute or ComputeConfig()
-        self._open: dict[str, list[RunConfig]] = {}
-        """Runs of every job that may still work, by the job's id."""
+        self._tasks: dict[tuple[str, int], _Task] = {}
+        self._held: list[tuple[Bundle, Spec]] = []
+        """Not submitted yet, as SLURM takes no more for now."""
+        self._configs: dict[str, RunConfig] = {}
+        self._before: dict[str, StoredRun] = {}
+        """Records that runs had already: those that are tried again."""
+        self._told: set[str] = set()
+        self._asked = self._answered = time.monotonic()
 
     def __enter__(self) -> "SlurmRunner":
         return self
@@ -58,166 +77,187 @@ class SlurmRunner:
 
     def close(self) -> None:
         """Cancel what is still in the queue; `resume` submits it again."""
-        jobs, self._open = sorted(self._open), {}
-        if jobs:
-            arrays = sorted({job.partition("_")[0] for job in jobs})
-            _told(["scancel", *arrays])
+        tasks, self._tasks, self._held = self._tasks, {}, []
+        open_ones = {task.submission.name: task.submission for task in tasks.values()}
+        for submission in open_ones.values():
+            mark_cancelled(submission)
+        if queue.cancel(sorted(open_ones)) is not None:
+            for submission in open_ones.values():  # they go on, and `resume` may follow them
+                submission.save()
 
     def run(self, table: RunTable, configs: Sequence[RunConfig], reporter: Reporter) -> None:
         """Train the runs; see `Runner`.
 
         Raises:
-            ValueError: SLURM refuses the jobs, in its own words; none is left in the queue.
+            ValueError: SLURM refuses the jobs, in its own words; none is left in the queue. Or it
+                has not answered for an hour.
+            StoppedError: the jobs were cancelled in another shell.
         """
-        folder = table.folder.parent / "jobs" / f"{time.strftime('%Y%m%d-%H%M%S')}-{_unique()}"
-        folder.mkdir(parents=True)
-        specs = self._specs(folder, configs)
-        self._submit(folder, table, specs)
-        reporter.note(f"{len(specs)} jobs are in SLURM's queue, their files in {folder}")
+        left = {config.run_id for config in configs}
         try:
-            self._wait(table, {config.run_id: config for config in configs}, reporter, folder)
+            self.submit(table, configs, reporter)
+            while left:
+                found = self.wait(table, left, reporter)
+                reporter.advance(len(found))
+                left -= found
         except BaseException:
             self.close()
             raise
 
-    def _specs(
-        self, folder: Path, configs: Sequence[RunConfig]
-    ) -> list[tuple[Path, list[RunConfig]]]:
-        """Write a file for every job, the largest models first."""
-        from transfer.stacksize import most_runs
+    def submit(self, table: RunTable, configs: Sequence[RunConfig], reporter: Reporter) -> None:
+        """Begin the runs and return; what is in the queue already is not submitted again.
 
-        def most(config: RunConfig) -> int:
-            # Of a GPU on another machine nothing is known here: a job halves what does not fit.
-            limit = self.cluster.runs_per_job
-            fits = most_runs(config, self.compute) if self.compute.device == "cpu" else len(configs)
-            return min(fits, limit) if limit else fits
+        Raises:
+            ValueError: as `run`.
+        """
+        rows, study = table.read(), table.folder.parent
+        wanted = {config.run_id: config for config in configs}
+        self._configs |= wanted
+        self._before |= {run: rows[run] for run in wanted if run in rows}
+        there = self._adopt(study, set(wanted))
+        if there:
+            reporter.note(f"{len(there)} runs are in SLURM's queue already and are waited for")
+        new = [config for run, config in wanted.items() if run not in there]
+        if not new:
+            return
+        failed = {run: rows[run].finished for run in wanted if run in rows}
+        spec = Spec(compute=self.compute, failed=failed)
+        pace = pace_of(rows.values(), self.compute)
+        jobs = bundles(new, pace, self.compute, self.cluster)
+        self._held += [(job, spec) for job in jobs]
+        self._push(table)
+        where = study / "jobs"
+        if "submitted" not in self._told:
+            reporter.note(f"jobs are in SLURM's queue, their files in {where}")
+        self._told.add("submitted")
 
-        specs = []
-        for number, runs in enumerate(pack(configs, self.cluster.parallelism, most)):
-            path = folder / f"{number}.json"
-            given = {"compute": asdict(self.compute), "runs": [asdict(run) for run in runs]}
-            path.write_text(canonical_json(given), "utf-8")
-            specs.append((path, runs))
-        return specs
-
-    def _submit(
-        self, folder: Path, table: RunTable, specs: list[tuple[Path, list[RunConfig]]]
-    ) -> None:
-        import submitit
-        from submitit.core.utils import FailedJobError
-
-        home = table.folder.parent.resolve()
-        with submitit.helpers.clean_env():
-            executor = submitit.SlurmExecutor(
-                folder / "submitit", max_num_timeout=self.cluster.requeues
-            )
-            executor.update_parameters(**self._parameters(home.name))
-            try:
-                for start in range(0, len(specs), _ARRAY):
-                    part = specs[start : start + _ARRAY]
-                    with executor.batch():  # one array; each Job itself is called, and hands on
-                        jobs = [
-                            executor.submit(Job(str(home), str(path.resolve()))) for path, _ in part
-                        ]
-                    self._open |= {
-                        job.job_id: runs for job, (_, runs) in zip(jobs, part, strict=True)
-                    }
-            except FailedJobError as error:
-                self.close()
-                raise ValueError(f"SLURM refuses the jobs: {_words(str(error))}") from None
-
-    def _parameters(self, name: str) -> dict[str, Any]:
-        c = self.cluster
-        named = {"partition": c.partition, "account": c.account, "qos": c.qos, "gres": c.gres,
-                 "constraint": c.constraint, "exclude": c.exclude}  # fmt: skip
-        return {
-            **{key: value for key, value in named.items() if value},
-            "job_name": f"lmo-{name}"[:40],
-            "cpus_per_task": c.cpus,
-            "mem": f"{c.mem_gb}GB",
-            "time": c.time_min,
-            "array_parallelism": c.parallelism,
-            "signal_delay_s": c.signal_delay_s,
-            "stderr_to_stdout": True,
-            "setup": [*_CLEAN, *c.setup],
-            "additional_parameters": dict(c.extra),
-        }
-
-    def _wait(
-        self, table: RunTable, wanted: dict[str, RunConfig], reporter: Reporter, folder: Path
-    ) -> None:
-        """Return when every run has a record; jobs that died leave failed ones."""
-        left, missing, asked = set(wanted), dict[str, int](), time.monotonic()
-        while left:
-            found = left & table.read().keys()
+    def wait(self, table: RunTable, run_ids: Collection[str], reporter: Reporter) -> set[str]:
+        """Return those of the submitted runs that have a new record, once there are some."""
+        while True:
+            rows = table.read()
+            found = {run for run in run_ids if run in rows and rows[run] != self._before.get(run)}
             if found:
-                left -= found
-                reporter.advance(len(found))
-            self._open = {
-                job: runs for job, runs in self._open.items() if any(r.run_id in left for r in runs)
-            }
-            if left and time.monotonic() - asked >= _ASK_S:
-                asked = time.monotonic()
-                self._bury(table, left, missing, folder)
-            if left:
-                time.sleep(_LOOK_S)
+                self._answered = time.monotonic()
+                self._forget(found)
+                return found
+            if time.monotonic() - self._asked >= _ASK_S:
+                self._look(table, reporter)
+            time.sleep(_LOOK_S)
 
-    def _bury(self, table: RunTable, left: set[str], missing: dict[str, int], folder: Path) -> None:
-        """Record the runs of jobs that SLURM has not known for some time."""
-        known = _in_queue()
-        if known is None:
-            return  # SLURM does not answer now: nothing can be said of any job
-        for job, runs in list(self._open.items()):
-            missing[job] = 0 if job in known else missing.get(job, 0) + 1
-            if missing[job] < _PATIENCE:
-                continue
-            there = table.read()
-            gone = [run for run in runs if run.run_id in left and run.run_id not in there]
-            why = f"SLURM's job {job} ended without a result: {_last_words(folder, job)}"
-            if gone:
-                table.publish([_failed(run, why) for run in gone])
-            del self._open[job]
+    # --- the queue ---
+
+    def _adopt(self, study: Path, wanted: set[str]) -> set[str]:
+        """Return the runs that jobs in the queue have, whoever submitted them, and follow those."""
+        earlier = [s for s in submissions(study) if not s.cancelled]
+        if earlier and wanted:
+            live = _live(queue.seen())
+            if live is None:
+                raise ValueError("SLURM does not answer (squeue fails): try again when it does")
+            for submission in earlier:
+                for number, runs in enumerate(submission.runs):
+                    key, ours = (submission.name, number), set(runs) & wanted
+                    if ours and key in live and key not in self._tasks:
+                        self._tasks[key] = _Task(submission, number, ours)
+        known = {run for task in self._tasks.values() for run in task.left}
+        known |= {run.run_id for bundle, _ in self._held for run in bundle.runs}
+        return known & wanted
+
+    def _push(self, table: RunTable) -> None:
+        """Submit what is held, as few arrays as the cluster takes.
+
+        Raises:
+            ValueError: SLURM refuses even a single job, while none of ours is there to end.
+        """
+        size = queue.most_tasks() if self._held else 0
+        while self._held:
+            spec = self._held[0][1]
+            part = [job for job, its in self._held[:size] if its is spec]
+            try:
+                made = submit(table.folder.parent, part, spec, self.cluster)
+            except TooManyError:
+                if len(part) > 1:
+                    size = len(part) // 2
+                    continue
+                if self._tasks:
+                    return
+                raise
+            del self._held[: len(part)]
+            for number, runs in enumerate(made.runs):
+                self._tasks[made.name, number] = _Task(made, number, set(runs))
+
+    def _forget(self, found: set[str]) -> None:
+        for key, task in list(self._tasks.items()):
+            task.left -= found
+            if not task.left:
+                del self._tasks[key]
+
+    def _look(self, table: RunTable, reporter: Reporter) -> None:
+        """Ask SLURM about the jobs: tell what is stuck, record what died, submit what was held."""
+        self._asked = time.monotonic()
+        for name in {task.submission.folder for task in self._tasks.values()}:
+            kept = load(name)
+            if kept is not None and kept.cancelled:
+                raise StoppedError("its jobs were cancelled")
+        told = queue.seen()
+        live = _live(told)
+        if told is None or live is None:
+            self._silence(reporter)
+            return
+        self._answered = time.monotonic()
+        for key, task in list(self._tasks.items()):
+            if key in live:
+                task.missing = 0
+                self._tell_stuck(live[key], reporter)
+            else:
+                task.missing += 1
+            if task.missing >= _PATIENCE:
+                self._bury(table, task, told)
+                del self._tasks[key]
+        self._push(table)
+
+    def _silence(self, reporter: Reporter) -> None:
+        """Nothing can be said of any job now; results may come all the same."""
+        silent = time.monotonic() - self._answered
+        if silent > _DEAF_S:
+            raise ValueError(f"SLURM has not answered for {silent / 60:.0f} minutes (squeue fails)")
+        self._tell(
+            "SLURM does not answer now (squeue fails); results are still waited for", reporter
+        )
+
+    def _tell_stuck(self, job: queue.Queued, reporter: Reporter) -> None:
+        if job.stuck:
+            self._tell(
+                f"SLURM's job {job.job} waits for a reason of its own: {job.stuck}", reporter
+            )
+
+    def _tell(self, text: str, reporter: Reporter) -> None:
+        kind = text.rpartition(":")[2]
+        if kind not in self._told:
+            self._told.add(kind)
+            reporter.note(text)
+
+    def _bury(self, table: RunTable, task: _Task, told: list[queue.Queued]) -> None:
+        """Record the runs of a job that has died; those that it had ended are there."""
+        rows = table.read()
+        gone = [r for r in task.left if r not in rows or rows[r] == self._before.get(r)]
+        if not gone:
+            return
+        job = task.submission.job(task.number)
+        states = {known.job: known.state for known in told} | queue.accounted([job])
+        how = f" ({states[job]})" if job in states else ""
+        said = last_words(task.submission, task.number)
+        why = f"SLURM's job {job} ended{how} without a result: {said}"
+        table.publish([_failed(self._configs[run], why) for run in gone])
 
 
-def _unique() -> str:
-    return uuid.uuid4().hex[:6]
+def _live(told: list[queue.Queued] | None) -> dict[tuple[str, int], queue.Queued] | None:
+    """Return the tasks that have not ended, by the name of their array and their number."""
+    if told is None:
+        return None
+    return {(job.name, job.task): job for job in told if not job.ended}
 
 
-def _failed(config: RunConfig, why: str) -> Any:
+def _failed(config: RunConfig, why: str) -> StoredRun:
     from sweeps.worker import failed, versions
 
     return store(failed(config, why, 0.0), versions())
-
-
-def _in_queue() -> set[str] | None:
-    """Return the ids of all jobs that have not ended, arrays task by task; None without answer."""
-    told = _told(["squeue", "-h", "-r", "-t", "pending,running,completing,configuring,suspended",
-                  "-o", "%i"])  # fmt: skip
-    return None if told is None else set(told.split())
-
-
-def _told(command: list[str]) -> str | None:
-    """Return what a command of SLURM's says; None if it fails or hangs."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout if done.returncode == 0 else None
-
-
-def _words(text: str) -> str:
-    """Return SLURM's own line out of submitit's error."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    said = [line for line in lines if line.startswith(("sbatch:", "slurm"))]
-    return (said or lines or ["no reason given"])[0]
-
-
-def _last_words(folder: Path, job: str) -> str:
-    """Return what a job said last, its exception if it raised one."""
-    logs = sorted((folder / "submitit").glob(f"{job}_*_log.out"))
-    if not logs:
-        return "it wrote nothing"
-    lines = [line for line in logs[-1].read_text("utf-8", "replace").splitlines() if line.strip()]
-    # What srun adds is only that a task ended.
-    said = [line for line in lines if not line.startswith(("srun:", "slurmstepd:"))]
-    return (said or lines or ["it wrote nothing"])[-1][:200]

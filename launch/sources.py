@@ -27,15 +27,15 @@ def experiment_of(options: argparse.Namespace) -> Any:
     return reload(override(type(experiment), experiment, options.fields_given))
 
 
-def study_of(options: argparse.Namespace) -> Any:
-    """Make or open the study that the command is about."""
+def study_of(options: argparse.Namespace, *, preview: bool = False) -> Any:
+    """Make or open the study that the command is about; a preview writes nothing."""
     from sweeps.study import DEFAULT_ROOT, Study
 
     experiment = experiment_of(options)
     named = Path(options.source) if options.source and Path(options.source).is_dir() else None
     study = getattr(options, "study", None)
     folder = Path(study) if study else named or DEFAULT_ROOT / experiment.name
-    return Study.create(folder, experiment)
+    return (Study.preview if preview else Study.create)(folder, experiment)
 
 
 def existing_study(options: argparse.Namespace) -> Any:

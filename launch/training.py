@@ -7,11 +7,12 @@ from typing import Any
 
 from launch.commands import BAD_INPUT, DONE, FAILED_RUNS, INTERRUPTED, PROG, UsageError, print_error
 from launch.sources import quoted, study_of, train_with
+from launch.where import StoppedError, runner_of
 
 
 def run(options: argparse.Namespace) -> int:
     """Do the whole loop."""
-    return _work(options, study_of(options), _finish_everything)
+    return _work(options, _finish_everything)
 
 
 def resume(options: argparse.Namespace) -> int:
@@ -23,12 +24,12 @@ def resume(options: argparse.Namespace) -> int:
 
 def sweep(options: argparse.Namespace) -> int:
     """Tune if needed, and sweep."""
-    return _work(options, study_of(options), _finish_sweep)
+    return _work(options, _finish_sweep)
 
 
 def tune(options: argparse.Namespace) -> int:
     """Tune every arm."""
-    return _work(options, study_of(options), _finish_tuning)
+    return _work(options, _finish_tuning)
 
 
 def train(options: argparse.Namespace) -> int:
@@ -38,20 +39,29 @@ def train(options: argparse.Namespace) -> int:
     return train_recipe(options)
 
 
-def _work(options: argparse.Namespace, study: Any, finish: Callable[..., int]) -> int:
+def _work(options: argparse.Namespace, finish: Callable[..., int]) -> int:
     """Do a command that may train, with progress; Ctrl-C says how to go on."""
+    if options.dry_run:
+        from launch.dryrun import print_plan
+
+        print_plan(options)
+        return DONE
+    study = study_of(options)
     from launch.console import ConsoleReporter, make_console
     from sweeps.driver import sole_driver
 
     console = make_console()
     resume = f"finished runs are kept. Go on with: {PROG} resume {quoted(study.folder)}"
     try:
-        runner = _runner(options, study.experiment.compute)
+        runner = runner_of(options, study)
         with sole_driver(study.folder), runner:
             study.clean()
             reporter = ConsoleReporter(console, study.experiment.sweep.axis)
             return finish(options, study, console, runner, reporter)
-    except (KeyboardInterrupt, OSError) as error:
+    except (KeyboardInterrupt, OSError, StoppedError) as error:
+        if isinstance(error, StoppedError):
+            console.print(f"stopped: {error}; {resume}", markup=False)
+            return INTERRUPTED
         if interrupted(error):
             console.print(f"\ninterrupted; {resume}", markup=False)
             return INTERRUPTED
@@ -61,23 +71,6 @@ def _work(options: argparse.Namespace, study: Any, finish: Callable[..., int]) -
     finally:
         for problem in study.table.problems:
             console.print(f"note: {problem}", markup=False)
-
-
-def _runner(options: argparse.Namespace, compute: Any) -> Any:
-    """Return what trains: processes here, or jobs of a cluster."""
-    if options.on == "local":
-        from sweeps.runner import LocalRunner
-
-        if options.cluster is not None:
-            raise UsageError(f"--cluster is for --on slurm, got {options.cluster} without it")
-        return LocalRunner(options.workers, compute)
-    from launch.cluster import ClusterConfig, load_cluster
-    from launch.slurm import SlurmRunner
-
-    if options.workers is not None:
-        raise UsageError("--workers is for --on local: a cluster's profile has parallelism")
-    cluster = ClusterConfig() if options.cluster is None else load_cluster(options.cluster)
-    return SlurmRunner(cluster, compute)
 
 
 def _finish_tuning(

@@ -10,6 +10,7 @@ from typing import (
 
 from pydantic import Discriminator, Tag
 
+from sweeps.cluster import ClusterConfig
 from sweeps.sizes import Point, SweepConfig, require_distinct
 from transfer.config import (
     CnnConfig,
@@ -176,6 +177,7 @@ class Experiment:
     sweep: SweepConfig = field(default_factory=SweepConfig)
     verdict: VerdictConfig
     compute: ComputeConfig = field(default_factory=ComputeConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
     def __post_init__(self) -> None:
         for what, name, marks in [

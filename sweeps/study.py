@@ -60,25 +60,23 @@ class Study:
                 the folder holds something else; or it is to grow while a command works on it.
             OSError: the folder cannot be written.
         """
+        experiment, old = _admitted(folder, experiment)
         path = folder / "experiment.json"
-        if path.is_file():
-            old = load_experiment(str(folder))
-            experiment = _same_sources(experiment, old)
-            if experiment != old:
-                _refuse(folder, _differences(old, experiment, _grown))
-                require_idle(folder)  # a study does not grow under the command that works on it
-                kept = folder / "experiments"
-                kept.mkdir(exist_ok=True)
-                number = len(list(kept.glob("*.json"))) + 1
-                write_json(kept / f"{number:04d}.json", experiment_to_dict(old))
-                write_json(path, experiment_to_dict(experiment))
-            return cls(folder, experiment)
-        if folder.exists() and (not folder.is_dir() or _occupied(folder)):
-            raise ValueError(f"{folder} exists and is no study: choose another --study folder")
-        experiment = _with_sources(experiment)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, experiment_to_dict(experiment))
+        if old is not None and experiment != old:
+            require_idle(folder)  # a study does not grow under the command that works on it
+            kept = folder / "experiments"
+            kept.mkdir(exist_ok=True)
+            number = len(list(kept.glob("*.json"))) + 1
+            write_json(kept / f"{number:04d}.json", experiment_to_dict(old))
+        if experiment != old:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(path, experiment_to_dict(experiment))
         return cls(folder, experiment)
+
+    @classmethod
+    def preview(cls, folder: Path, experiment: Experiment) -> "Study":
+        """Return what `create` would return, and write nothing; raises as it does."""
+        return cls(folder, _admitted(folder, experiment)[0])
 
     # --- history ---
 
@@ -168,6 +166,23 @@ class Study:
                 self._told.add(note)
         runner.run(self.table, missing, reporter)
         return self.table.read()
+
+
+def _admitted(folder: Path, experiment: Experiment) -> tuple[Experiment, Experiment | None]:
+    """Return the experiment as it would be in a folder, and the one that is there, if any.
+
+    Raises:
+        ValueError: as `Study.create`.
+    """
+    if (folder / "experiment.json").is_file():
+        old = load_experiment(str(folder))
+        experiment = _same_sources(experiment, old)
+        if experiment != old:
+            _refuse(folder, _differences(old, experiment, _grown))
+        return experiment, old
+    if folder.exists() and (not folder.is_dir() or _occupied(folder)):
+        raise ValueError(f"{folder} exists and is no study: choose another --study folder")
+    return _with_sources(experiment), None
 
 
 def _with_sources(experiment: Experiment) -> Experiment:
@@ -265,11 +280,11 @@ def _flat(value: Any, path: str = "") -> dict[str, Any]:
 
 
 def _changes_no_run(key: str) -> bool:
-    """Whether a field only describes, or says where data lie, how runs are computed, or which of
-    them are left out."""
+    """Whether a field only describes, or says where data lie, how and where runs are computed, or
+    which of them are left out."""
     where = {f"data.{name}" for name in WHERE_DATA_LIE}
     sweep = {"sweep.check_factor", "sweep.adaptive"}
-    return key in {"summary", *sweep, *where} or key.startswith("compute.")
+    return key in {"summary", *sweep, *where} or key.startswith(("compute.", "cluster."))
 
 
 def _grown(key: str, before: dict[str, Any], after: dict[str, Any]) -> bool:

@@ -180,7 +180,7 @@ class RunTable:
         """Return all runs by id, sorted by id; only files not seen before are opened.
 
         Of several records of one run the first by file name counts, but a failed one gives way
-        to one that is not. Damaged lines are left out and reported in `problems`.
+        to a later one. Damaged lines are left out and reported in `problems`.
         """
         names = self._settled(self._load)
         self._rows, self.problems = self._combine(names)
@@ -258,7 +258,7 @@ class RunTable:
             problems += file.damage
             for run in file.runs:
                 first = rows.get(run.run_id)
-                if first is None or (first.status == "failed" and run.status != "failed"):
+                if first is None or first.status == "failed":
                     rows[run.run_id] = run
                 elif run.status != "failed" and _content(first) != _content(run):
                     problems.append(f"run {run.run_id} has two different records; the first counts")

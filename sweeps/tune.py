@@ -241,7 +241,7 @@ def _sampler(name: str, experiment: Experiment, number: int) -> "optuna.samplers
     """Make a sampler for one trial; every argument is stated, so defaults cannot drift."""
     import optuna
 
-    from transfer.data.base import derived_seed
+    from transfer.seeds import derived_seed
 
     seed = derived_seed("sampler", experiment.tune.sampler_seed, number)
     if name == "random":

@@ -6,18 +6,15 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest import mock
 
 import pytest
 
 from launch.cli import main
-from sweeps.packing import pack
-from sweeps.progress import Reporter
-from sweeps.runner import LocalRunner
-from sweeps.table import RunTable
-from transfer.config import RunConfig
+from sweeps.inprocess import InProcessRunner
+from transfer.config import ComputeConfig
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -75,24 +72,11 @@ def lmo_transfer(
     )
 
 
-class OneProcess(LocalRunner):
-    """Does what a worker does without starting one, which takes seconds."""
+class OneProcess(InProcessRunner):
+    """Stands for worker processes, which take seconds to start."""
 
-    def run(self, table: RunTable, configs: Sequence[RunConfig], reporter: Reporter) -> None:
-        import torch
-
-        from sweeps.worker import Answer, work
-        from transfer.stacksize import most_runs
-
-        torch.set_num_threads(1)  # as in a worker
-
-        def say(answer: Answer) -> None:
-            if "note" in answer:
-                reporter.note(str(answer["note"]))
-
-        for job in pack(configs, 1, lambda config: most_runs(config, self.compute)):
-            work(table, job, say, self.compute)
-        reporter.advance(len(configs))
+    def __init__(self, workers: int | None = None, compute: ComputeConfig | None = None) -> None:
+        super().__init__(compute)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from launch.cluster import ClusterConfig, load_cluster
+from launch.cluster import load_cluster
+from sweeps.cluster import ClusterConfig
 from tests.launch.conftest import SMALL, Command, one_line
 
 

@@ -1,75 +1,72 @@
 """Runs as jobs of a real SLURM: the same table, and what goes wrong on a cluster."""
 
 import os
-import shutil
-import signal
 import subprocess
-import sys
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from launch.cluster import ClusterConfig
+from launch.ledger import submissions
 from launch.slurm import SlurmRunner
-from sweeps.plan import run_config
+from launch.submitting import script
 from sweeps.progress import Reporter
 from sweeps.runner import LocalRunner
 from sweeps.table import RunTable
-from tests.helpers import contents, tiny_dict, tiny_experiment, toml_of, wait_until
+from tests.helpers import contents, wait_until
+from tests.slurm.conftest import CLUSTER, configs, in_queue
 from transfer.config import ComputeConfig, RunConfig
 
-REQUIRED = bool(os.environ.get("LMO_TRANSFER_REQUIRE_SLURM"))
-"""Whether a machine without SLURM fails the tests, as in continuous integration."""
+pytestmark = pytest.mark.slurm
 
 
-def _answers() -> bool:
-    if shutil.which("sinfo") is None:
-        return False
-    return subprocess.run(["sinfo"], capture_output=True, timeout=20).returncode == 0
+class Notes(Reporter):
+    """Keeps what is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.lines.append(text)
 
 
-pytestmark = [
-    pytest.mark.slurm,
-    pytest.mark.skipif(not REQUIRED and not _answers(), reason="no SLURM answers to sinfo"),
-]
-
-CLUSTER = ClusterConfig(partition="a100", gres="gpu:a100:1", parallelism=4, time_min=5)
-
-
-def _configs(number: int, steps: int = 3) -> list[RunConfig]:
-    experiment = tiny_experiment({"train.steps": steps})
-    arm, tuned = next(iter(experiment.arms.items()))
-    return [
-        run_config(experiment, arm, tuned.optimizer, size=width, seed=seed)
-        for width in experiment.sweep.widths
-        for seed in range(number // len(experiment.sweep.widths))
-    ]
+def _fake(folder: Path, name: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put a command of SLURM's own first on PATH."""
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(f"#!/bin/bash\n{text}\n")
+    (folder / name).chmod(0o755)
+    if not os.environ["PATH"].startswith(f"{folder}:"):
+        monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
 
 
-def _queue(study: Path) -> list[str]:
-    """Return the jobs of one study that have not ended; other tests have theirs beside it."""
-    command = ["squeue", "-h", "-r", "-o", "%i", "-n", f"lmo-{study.name}"[:40]]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+def _train(table: RunTable, runs: Sequence[RunConfig], **changes: Any) -> list[str]:
+    notes = Notes()
+    with SlurmRunner(replace(CLUSTER, **changes)) as cluster:
+        cluster.run(table, runs, notes)
+    return notes.lines
 
 
-def test_the_table_is_that_of_this_machine(tmp_path: Path) -> None:
-    configs = _configs(12)
-    here, there = RunTable(tmp_path / "here"), RunTable(tmp_path / "study-there")
+def test_the_table_is_that_of_this_machine(home: Path, tmp_path: Path) -> None:
+    """Two runs a job; without accounting, which a failing sacct stands for."""
+    runs = configs(12)
+    here, there = RunTable(tmp_path / "here"), RunTable(home)
     with LocalRunner(1) as local:
-        local.run(here, configs, Reporter())
-    with SlurmRunner(ClusterConfig(**_changed(runs_per_job=2))) as cluster:
-        cluster.run(there, configs, Reporter())
+        local.run(here, runs, Reporter())
+    with pytest.MonkeyPatch.context() as patch:
+        _fake(tmp_path / "bin", "sacct", "exit 1", patch)
+        _train(there, runs, runs_per_job=2)
     assert contents(there) == contents(here)
-    wait_until(lambda: _queue(tmp_path / "study-there") == [], 20, "an empty queue")
-    specs = list((tmp_path / "study-there" / "jobs").glob("*/*.json"))
-    assert len(specs) == 6, "two runs a job"
-
-
-def _changed(**changes: Any) -> dict[str, Any]:
-    fields = {name: getattr(CLUSTER, name) for name in ClusterConfig.__dataclass_fields__}
-    return {**fields, **changes}
+    (made,) = submissions(home)
+    assert [len(task) for task in made.runs] == [2] * 6 and made.name.startswith(
+        f"lmo-{home.name}-"
+    )
+    written = made.folder / "submitit" / f"{made.array}_submission.sh"
+    expected = script(made.folder, made.name, 6, replace(CLUSTER, runs_per_job=2))
+    assert written.read_text() == expected, "what a dry run shows"
+    wait_until(lambda: in_queue(home) == [], 20, "an empty queue")
 
 
 @pytest.mark.parametrize(
@@ -78,74 +75,150 @@ def _changed(**changes: Any) -> dict[str, Any]:
         ({"partition": "nowhere"}, "invalid partition specified"),
         ({"gres": "gpu:h100:1"}, "Requested node configuration is not available"),
         ({"constraint": "moon"}, "Invalid feature specification"),
+        ({"account": "nobody"}, "Invalid account or account/partition combination"),
+        ({"partition": "v100", "gres": "", "time_min": 120}, "Requested time limit is invalid"),
     ],
 )
 def test_what_slurm_refuses_is_said_in_its_words(
-    tmp_path: Path, changes: dict[str, Any], words: str
+    home: Path, tmp_path: Path, changes: dict[str, Any], words: str
 ) -> None:
-    with SlurmRunner(ClusterConfig(**_changed(**changes))) as cluster:
-        with pytest.raises(ValueError, match=f"SLURM refuses the jobs: .*{words}"):
-            cluster.run(RunTable(tmp_path), _configs(4), Reporter())
-    assert _queue(tmp_path) == [] and RunTable(tmp_path).read() == {}
+    table = RunTable(home)
+    with pytest.raises(ValueError, match=f"SLURM refuses the jobs: .*{words}"):
+        _train(table, configs(4), **changes)
+    assert in_queue(home) == [] and table.read() == {}
+    assert list((home / "jobs").iterdir()) == []
 
 
-def test_a_killed_job_leaves_failed_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_controller_that_is_down_is_said_in_one_line(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same commands then work when it is back."""
+    table, runs = RunTable(home), configs(2)
+    conf = Path(os.environ.get("SLURM_CONF", "/etc/slurm/slurm.conf")).read_text()
+    away = conf.replace("SlurmctldPort=16817", "SlurmctldPort=16999\nMessageTimeout=2")
+    assert away != conf
+    (tmp_path / "slurm.conf").write_text(away)
+    with monkeypatch.context() as patch:
+        patch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
+        with pytest.raises(ValueError, match="SLURM refuses the jobs: .*[Uu]nable to contact"):
+            _train(table, runs)
+    assert in_queue(home) == [] and table.read() == {}
+    _train(table, runs)
+    assert len(table.read()) == 2
+
+
+def test_a_killed_job_leaves_failed_runs_and_they_are_tried_again(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("launch.slurm._ASK_S", 1.0)
+    table, runs = RunTable(home), configs(2, steps=2000)
 
     class Killer(Reporter):
         def note(self, text: str) -> None:
-            wait_until(lambda: len(_queue(tmp_path)) > 0, 20, "a job in the queue")
-            subprocess.run(["scancel", *_queue(tmp_path)], check=True)
+            wait_until(lambda: len(in_queue(home)) > 0, 20, "a job in the queue")
+            subprocess.run(["scancel", *in_queue(home)], check=True)
 
-    slow = _configs(2, steps=100_000)
-    table = RunTable(tmp_path)
     with SlurmRunner(CLUSTER) as cluster:
-        cluster.run(table, slow, Killer())
+        cluster.run(table, runs, Killer())
     rows = table.read().values()
-    assert len(rows) == len(slow) and {row.status for row in rows} == {"failed"}
-    assert all("ended without a result" in str(row.error) for row in rows)
-
-
-def test_an_interrupted_study_leaves_no_job_and_goes_on(tmp_path: Path) -> None:
-    """Ctrl-C while jobs wait and run; the same command then trains what is missing."""
-    study = tmp_path / "studies" / "interrupted"
-    text = toml_of(tiny_dict({"name": study.name, "train.steps": 300}))
-    (tmp_path / "tiny.toml").write_text(text)
-    (tmp_path / "a100.toml").write_text('partition = "a100"\nparallelism = 1\nruns_per_job = 2\n')
-    command = [str(Path(sys.executable).parent / "lmo-transfer"), "sweep", "tiny.toml"]
-    command += ["--on", "slurm", "--cluster", "a100.toml"]
-    first = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
-    wait_until(lambda: len(_queue(study)) > 0, 60, "a job in the queue")
-    time.sleep(2)
-    first.send_signal(signal.SIGINT)
-    out, _ = first.communicate(timeout=60)
-    assert first.returncode == 130 and "interrupted" in out
-    wait_until(lambda: _queue(study) == [], 30, "an empty queue")
-    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280)
-    assert again.returncode == 0, again.stdout + again.stderr
-    wait_until(lambda: _queue(study) == [], 20, "an empty queue")
-
-
-def test_a_deaf_slurm_is_no_dead_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """squeue fails: nothing is recorded as failed, and the results are waited for."""
-    (tmp_path / "bin").mkdir()
-    fake = tmp_path / "bin" / "squeue"
-    fake.write_text("#!/bin/sh\nexit 1\n")
-    fake.chmod(0o755)
-    monkeypatch.setattr("launch.slurm._ASK_S", 0.1)
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    table = RunTable(tmp_path / "study")
-    with SlurmRunner(CLUSTER) as cluster:
-        cluster.run(table, _configs(2), Reporter())
+    assert len(rows) == 2 and {row.status for row in rows} == {"failed"}
+    assert all("ended (CANCELLED) without a result" in str(row.error) for row in rows)
+    _train(table, runs)  # as resume --retry-failed does
     assert {row.status for row in table.read().values()} == {"done"}
 
 
-def test_a_job_that_raises_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobs_of_a_driver_that_died_are_waited_for(home: Path, tmp_path: Path) -> None:
+    """A second driver submits only what is in no job of the queue."""
+    table, runs = RunTable(home), configs(4, steps=1500)
+    dead = SlurmRunner(replace(CLUSTER, runs_per_job=2))
+    dead.submit(table, runs[:2], Reporter())
+    notes = _train(table, runs, runs_per_job=2)
+    assert any("2 runs are in SLURM's queue already" in note for note in notes)
+    assert len(table.read()) == 4 and table.problems == []
+    assert [sum(map(len, s.runs)) for s in submissions(home)] == [2, 2]
+    records = (home / "records").glob("*/*.jsonl")
+    assert sum(len(path.read_text().splitlines()) for path in records) == 4, "each run once"
+
+
+def test_arrays_are_cut_to_what_the_cluster_takes(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At most 3 tasks an array, as the cluster says, and 4 jobs in the queue, as it refuses."""
+    real = subprocess.run(["which", "sbatch"], capture_output=True, text=True).stdout.strip()
+    _fake(tmp_path / "bin", "scontrol", "echo 'MaxArraySize            = 3'", monkeypatch)
+    refusal = "sbatch: error: Batch job submission failed: Job violates accounting/QOS policy"
+    _fake(
+        tmp_path / "bin", "sbatch",
+        f'wanted=$(grep -oP "array=0-\\K[0-9]+" "$1" || echo 0)\n'
+        f'there=$(squeue -h -r -o %j -t pending,running | grep -c "^lmo-{home.name}-")\n'
+        f'if [ $((there + wanted + 1)) -gt 4 ]; then echo "{refusal}" >&2; exit 1; fi\n'
+        f'echo $wanted >> {tmp_path}/sizes; exec {real} "$@"',
+        monkeypatch,
+    )  # fmt: skip
+    monkeypatch.setattr("launch.slurm._ASK_S", 1.0)
+    table = RunTable(home)
+    _train(table, configs(8), runs_per_job=1)
+    assert len(table.read()) == 8
+    sizes = [int(text) + 1 for text in (tmp_path / "sizes").read_text().split()]
+    assert sum(sizes) == 8 and max(sizes) <= 3 and sizes[0] == 3
+
+
+def test_a_deaf_slurm_is_no_dead_job(
+    home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """squeue fails: nothing is recorded as failed, and the results are waited for."""
+    _fake(tmp_path / "bin", "squeue", "exit 1", monkeypatch)
+    monkeypatch.setattr("launch.slurm._ASK_S", 0.1)
+    table = RunTable(home)
+    notes = _train(table, configs(2))
+    assert {row.status for row in table.read().values()} == {"done"}
+    assert sum("SLURM does not answer now" in note for note in notes) == 1
+
+
+def test_a_silence_ends(home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Neither SLURM answers nor a result comes: the command gives up, its jobs are cancelled."""
+    monkeypatch.setattr("launch.slurm._ASK_S", 0.1)
+    monkeypatch.setattr("launch.slurm._DEAF_S", 3.0)
+    table, began = RunTable(home), time.monotonic()
+    with monkeypatch.context() as patch:
+        _fake(tmp_path / "bin", "squeue", "exit 1", patch)
+        with pytest.raises(ValueError, match="SLURM has not answered for"):
+            _train(table, configs(2, steps=100_000))
+    assert time.monotonic() - began < 60
+    wait_until(lambda: in_queue(home) == [], 40, "an empty queue")
+
+
+def test_a_job_that_cannot_start_is_told(
+    home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """SLURM takes it and holds it: its reason is said, once, and the command can be stopped."""
+    monkeypatch.setattr("launch.slurm._ASK_S", 0.5)
+    table = RunTable(home)
+
+    class Stop(Notes):
+        def note(self, text: str) -> None:
+            super().note(text)
+            if "JobHeldUser" in text:
+                raise KeyboardInterrupt
+
+    notes = Stop()
+    with (
+        pytest.raises(KeyboardInterrupt),
+        SlurmRunner(replace(CLUSTER, extra={"hold": ""})) as cluster,
+    ):
+        cluster.run(table, configs(2), notes)
+    assert any("waits for a reason of its own: JobHeldUser" in line for line in notes.lines)
+    wait_until(lambda: in_queue(home) == [], 40, "an empty queue")
+
+
+def test_a_job_that_raises_says_why(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The nodes have no GPU that torch finds: the reason is in the failed runs."""
     monkeypatch.setattr("launch.slurm._ASK_S", 1.0)
-    table = RunTable(tmp_path)
+    table = RunTable(home)
     with SlurmRunner(CLUSTER, ComputeConfig(device="cuda")) as cluster:
-        cluster.run(table, _configs(2), Reporter())
+        cluster.run(table, configs(2), Reporter())
     rows = table.read().values()
     assert rows and all(
         "ValueError: device must be one that torch finds" in str(r.error) for r in rows

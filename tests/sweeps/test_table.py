@@ -231,10 +231,10 @@ def test_failed_gives_way(table: RunTable, order: tuple[str, str]) -> None:
     assert table.read()["a"].status == "done" and table.problems == []
 
 
-def test_failed_twice_stays_failed(table: RunTable) -> None:
+def test_failed_twice_tells_the_last_reason(table: RunTable) -> None:
     for error in ("first", "second"):
         table.publish([stored("a", status="failed", val_loss=None, error=error)])
-    assert table.read()["a"].error == "first" and table.problems == []
+    assert table.read()["a"].error == "second" and table.problems == []
 
 
 # --- writing ---------------------------------------------------------------------------------

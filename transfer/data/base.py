@@ -1,6 +1,5 @@
 """What a data set is to a training run: batches by seed and step, validation rows in order."""
 
-import hashlib
 from abc import ABC, abstractmethod
 from functools import lru_cache
 from typing import NamedTuple
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from transfer.config import DataShape
+from transfer.seeds import derived_seed as derived_seed
 
 
 class Batch(NamedTuple):
@@ -104,12 +104,6 @@ def part_notes(**parts: tuple[int, int]) -> tuple[str, ...]:
         for name, (asked, there) in parts.items()
         if asked > there
     )
-
-
-def derived_seed(*parts: object) -> int:
-    """Return a 32-bit seed that depends on all parts, the same on every machine."""
-    text = "/".join(str(part) for part in parts)
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
 
 
 class Position(NamedTuple):

@@ -1,0 +1,126 @@
+"""What was submitted to SLURM: a folder in the study for every job array, STUDY/jobs/NAME.
+
+It holds a file for each task, with the runs and how they are computed, and submission.json: which
+runs belong to which task, and how long they should take. The array carries the name of its
+folder, so that the queue alone tells what is still under way, in whatever shell and whoever died.
+"""
+
+import json
+import re
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from sweeps.packing import Bundle
+from sweeps.study import write_json
+from transfer.config import ComputeConfig, RunConfig, canonical_json
+
+_FILE = "submission.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Submission:
+    """One job array."""
+
+    folder: Path
+    runs: tuple[tuple[str, ...], ...]
+    """Ids of the runs of every task."""
+    seconds: tuple[float, ...]
+    """Expected time of every task."""
+    submitted: str
+    """When, as local time."""
+    gpus: int
+    """Of every task."""
+    array: str = ""
+    """SLURM's id; empty until SLURM has told it."""
+    cancelled: bool = False
+    """Whether it was cancelled by `cancel` or by its driver."""
+
+    @property
+    def name(self) -> str:
+        """Name of the folder and of the array."""
+        return self.folder.name
+
+    def job(self, task: int) -> str:
+        """Return SLURM's id of a task; empty if it is not known."""
+        return f"{self.array}_{task}" if self.array and len(self.runs) > 1 else self.array
+
+    def save(self) -> None:
+        """Write the file, whole or not at all."""
+        data = asdict(self)
+        del data["folder"]
+        write_json(self.folder / _FILE, data)
+
+    def log(self, task: int) -> Path | None:
+        """Return the file that a task writes to, if it has begun."""
+        found = sorted((self.folder / "submitit").glob(f"{self.job(task)}_*_log.out"))
+        return found[0] if self.array and found else None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Spec:
+    """What the jobs of a submission share."""
+
+    compute: ComputeConfig
+    failed: Mapping[str, str] = field(default_factory=dict)
+    """Of runs that are tried again: when they ended, by run id."""
+
+
+def prepare(study: Path, bundles: Sequence[Bundle], spec: Spec, gpus: int) -> Submission:
+    """Write a submission that SLURM does not know yet, a task for each bundle."""
+    plain = re.sub("[^A-Za-z0-9._-]", "-", study.name)[:24]
+    folder = study / "jobs" / f"lmo-{plain}-{time.strftime('%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
+    folder.mkdir(parents=True)
+    for task, bundle in enumerate(bundles):
+        task_file(folder, task).write_text(spec_text(bundle.runs, spec), "utf-8")
+    made = Submission(
+        folder=folder,
+        runs=tuple(tuple(run.run_id for run in bundle.runs) for bundle in bundles),
+        seconds=tuple(round(bundle.seconds, 1) for bundle in bundles),
+        submitted=time.strftime("%Y-%m-%d %H:%M:%S"),
+        gpus=gpus,
+    )
+    made.save()
+    return made
+
+
+def spec_text(runs: Sequence[RunConfig], spec: Spec) -> str:
+    """Return what the file of one task says."""
+    failed = {run.run_id: spec.failed[run.run_id] for run in runs if run.run_id in spec.failed}
+    given = {
+        "compute": asdict(spec.compute), "runs": [asdict(run) for run in runs], "failed": failed,
+    }  # fmt: skip
+    return canonical_json(given)
+
+
+def task_file(folder: Path, task: int) -> Path:
+    """Return the file of one task."""
+    return folder / f"{task}.json"
+
+
+def submissions(study: Path) -> list[Submission]:
+    """Read all submissions of a study, the oldest first.
+
+    A folder without a whole submission.json was never submitted.
+    """
+    loaded = [load(path.parent) for path in (study / "jobs").glob(f"*/{_FILE}")]
+    return sorted((s for s in loaded if s is not None), key=lambda s: (s.submitted, s.name))
+
+
+def load(folder: Path) -> Submission | None:
+    """Read one submission; None if there is none."""
+    try:
+        data: dict[str, Any] = json.loads((folder / _FILE).read_text("utf-8"))
+        data["runs"] = tuple(tuple(task) for task in data["runs"])
+        data["seconds"] = tuple(data["seconds"])
+        return Submission(folder=folder, **data)
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def mark_cancelled(submission: Submission) -> None:
+    """Note that a submission is cancelled, before SLURM is asked to: its driver stops then."""
+    replace(submission, cancelled=True).save()

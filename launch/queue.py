@@ -1,0 +1,115 @@
+"""What SLURM knows of jobs: one call of squeue for all, and one of sacct for forgotten ones."""
+
+import getpass
+import re
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+_TIMEOUT_S = 60
+_ENDED = re.compile(
+    "BOOT_FAIL|CANCELLED|COMPLETED|DEADLINE|FAILED|NODE_FAIL|OUT_OF_MEMORY|PREEMPTED|TIMEOUT"
+)
+_ORDINARY = ("None", "Priority", "Resources", "JobArrayTaskLimit", "BeginTime", "Dependency")
+"""Reasons of jobs that wait for their turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """A task of an array, or a job that is none, as squeue shows it."""
+
+    job: str
+    """SLURM's id, ARRAY_TASK or JOB."""
+    name: str
+    """The job's name."""
+    state: str
+    """Such as PENDING or RUNNING."""
+    reason: str
+    """Why it waits, in SLURM's words."""
+
+    @property
+    def task(self) -> int:
+        """Number in its array; 0 if it is in none."""
+        return int(self.job.partition("_")[2] or 0)
+
+    @property
+    def ended(self) -> bool:
+        """Whether it will not run any more; squeue remembers such jobs for some minutes."""
+        return bool(_ENDED.match(self.state))
+
+    @property
+    def waits(self) -> bool:
+        """Whether it has not begun."""
+        return self.state in ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD")
+
+    @property
+    def stuck(self) -> str:
+        """Why it may never begin: a reason that is not that others come first; empty if none."""
+        return "" if not self.waits or self.reason in _ORDINARY else self.reason
+
+
+def seen() -> list[Queued] | None:
+    """Return the user's jobs, arrays task by task, in one call; None without an answer."""
+    told = ask(["squeue", "-h", "-r", "-u", getpass.getuser(), "-t", "all", "-o", "%i|%j|%T|%r"])
+    if told is None:
+        return None
+    parts = [line.split("|", 3) for line in told.splitlines()]
+    return [Queued(*map(str.strip, four)) for four in parts if len(four) == 4]
+
+
+def accounted(jobs: Sequence[str]) -> dict[str, str]:
+    """Return how jobs that squeue has forgotten ended, such as TIMEOUT, by id.
+
+    Without accounting nobody knows, and the answer is empty.
+    """
+    found: dict[str, str] = {}
+    if jobs:
+        arrays = ",".join(sorted({job.partition("_")[0] for job in jobs}))
+        command = ["sacct", "-X", "-n", "-P", "-j", arrays, "-o", "JobID,State"]
+        for line in (ask(command) or "").splitlines():
+            job, _, state = line.partition("|")
+            if job in jobs and _ENDED.match(state):
+                found[job] = state.split()[0]  # CANCELLED by 0
+    return found
+
+
+def elapsed_s(arrays: Iterable[str]) -> dict[str, float]:
+    """Return the seconds that the jobs of arrays have run, by id; empty without accounting."""
+    command = ["sacct", "-X", "-n", "-P", "-D", "-j", ",".join(sorted(set(arrays)))]
+    took: dict[str, float] = {}
+    if not command[-1]:
+        return took
+    for line in (ask([*command, "-o", "JobID,ElapsedRaw"]) or "").splitlines():
+        job, _, seconds = line.partition("|")
+        took[job] = took.get(job, 0.0) + float(seconds or 0)  # a line for every requeue
+    return took
+
+
+def cancel(names: Sequence[str]) -> str | None:
+    """Cancel the user's jobs of these names; return what SLURM says against it."""
+    for name in names:
+        done = _run(["scancel", "--user", getpass.getuser(), "--name", name])
+        if isinstance(done, str):
+            return done
+        if done.returncode:
+            return " ".join(done.stderr.split()) or f"scancel ended with {done.returncode}"
+    return None
+
+
+def most_tasks() -> int:
+    """Return how many tasks an array of this cluster may have."""
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask(["scontrol", "show", "config"]) or "", re.M)
+    return max(1, int(found[1])) if found else 1001  # SLURM's own default
+
+
+def ask(command: list[str]) -> str | None:
+    """Return what a command of SLURM's says; None if it is not there, fails or hangs."""
+    done = _run(command)
+    return None if isinstance(done, str) or done.returncode else done.stdout
+
+
+def _run(command: list[str]) -> "subprocess.CompletedProcess[str] | str":
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"{command[0]}: {error}"

@@ -1,0 +1,114 @@
+"""How jobs are handed to SLURM: sbatch by way of submitit, and the script that it gets."""
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from launch.jobs import Job
+from launch.ledger import Spec, Submission, prepare, task_file
+from sweeps.cluster import ClusterConfig
+from sweeps.packing import Bundle
+
+_CLEAN = ("export PYTHONSAFEPATH=1", "export OMP_NUM_THREADS=1", "export MKL_NUM_THREADS=1")
+_LIMITS = ("violates accounting", "submit limit", "SubmitJobLimit", "MaxSubmit")
+"""How SLURM says that a user has too many jobs, among other things."""
+
+
+class TooManyError(ValueError):
+    """SLURM refuses the jobs, perhaps because there are too many."""
+
+
+def submit(
+    study: Path, bundles: Sequence[Bundle], spec: Spec, cluster: ClusterConfig
+) -> Submission:
+    """Submit one array, a task for each bundle.
+
+    Raises:
+        TooManyError: a limit on the user's jobs is reached, or another one that SLURM calls alike.
+        ValueError: SLURM refuses the jobs, in its own words. Nothing is left of them.
+    """
+    import submitit
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+    made = prepare(study.resolve(), bundles, spec, cluster.gpus)
+    try:
+        with _outside_of_jobs():
+            executor = submitit.SlurmExecutor(
+                made.folder / "submitit", max_num_timeout=cluster.requeues
+            )
+            executor.update_parameters(**parameters(made.name, cluster))
+            with executor.batch():  # one array; each Job itself is called, and hands on
+                jobs = [
+                    executor.submit(Job(str(study.resolve()), str(task_file(made.folder, task))))
+                    for task in range(len(bundles))
+                ]
+    except (FailedJobError, FailedSubmissionError) as error:
+        shutil.rmtree(made.folder, ignore_errors=True)
+        words = _words(str(error))
+        kind = TooManyError if any(limit in words for limit in _LIMITS) else ValueError
+        raise kind(f"SLURM refuses the jobs: {words}") from None
+    made = replace(made, array=jobs[0].job_id.partition("_")[0])
+    made.save()
+    return made
+
+
+@contextmanager
+def _outside_of_jobs() -> Iterator[None]:
+    """Hide from sbatch that the driver is a job itself, if it is one; what the user has set for
+    sbatch stays otherwise, and where the cluster is in any case."""
+    from submitit.helpers import clean_env
+
+    kept = {name: os.environ[name] for name in ("SLURM_CONF",) if name in os.environ}
+    with clean_env() if "SLURM_JOB_ID" in os.environ else nullcontext():
+        os.environ.update(kept)
+        yield
+
+
+def script(folder: Path, name: str, tasks: int, cluster: ClusterConfig) -> str:
+    """Return the text that sbatch gets for an array; needs no SLURM."""
+    executor = _anywhere(folder / "submitit", cluster.requeues)
+    executor.update_parameters(**parameters(name, cluster))
+    if tasks > 1:
+        executor.parameters["map_count"] = tasks
+    return str(executor._make_submission_file_text(executor._submitit_command_str, ""))
+
+
+def _anywhere(folder: Path, requeues: int) -> Any:
+    import submitit
+
+    class Anywhere(submitit.SlurmExecutor):
+        @classmethod
+        def affinity(cls) -> int:
+            return 2
+
+    return Anywhere(folder, max_num_timeout=requeues)
+
+
+def parameters(name: str, cluster: ClusterConfig) -> dict[str, Any]:
+    """Return what submitit is told about an array."""
+    c = cluster
+    named = {"partition": c.partition, "account": c.account, "qos": c.qos, "gres": c.gres,
+             "constraint": c.constraint, "exclude": c.exclude}  # fmt: skip
+    return {
+        **{key: value for key, value in named.items() if value},
+        "job_name": name,
+        "cpus_per_task": c.cpus,
+        "mem": f"{c.mem_gb}GB",
+        "time": c.time_min,
+        "array_parallelism": c.parallelism,
+        "signal_delay_s": c.signal_delay_s,
+        "stderr_to_stdout": True,
+        "setup": [*_CLEAN, *c.setup],
+        "additional_parameters": {name: value or True for name, value in c.extra.items()},
+    }
+
+
+def _words(text: str) -> str:
+    """Return SLURM's own line out of submitit's error."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    said = [line for line in lines if line.startswith(("sbatch:", "slurm"))]
+    return (said or lines or ["no reason given"])[0]

@@ -1,0 +1,162 @@
+"""Commands about work that goes on elsewhere: status, logs, cancel."""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from launch.commands import BAD_INPUT, DONE, PROG, print_error
+from launch.sources import existing_study, quoted
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from launch.status import Status
+
+_WATCH_S = 5.0
+_GONE_S = 90.0
+"""So long cancelled jobs may take to leave the queue: SLURM gives them 30 s or so to end."""
+_MOST_JOBS = 8
+_MOST_FAILURES = 3
+
+
+def status(options: argparse.Namespace) -> int:
+    """Print where a study stands, once or until nothing is left to do."""
+    from launch.console import make_console
+    from launch.status import status_of
+
+    study, console = existing_study(options), make_console()
+    if options.json:
+        print(json.dumps(status_of(study).to_dict(), indent=2))
+        return DONE
+    while True:
+        found = status_of(study)
+        if options.watch and console.is_terminal:
+            console.clear()
+        _print(console, study, found)
+        if not options.watch or not found.open_runs:
+            return DONE
+        time.sleep(_WATCH_S)
+
+
+def logs(options: argparse.Namespace) -> int:
+    """Print the output of a run's job, or the last lines of jobs that gave no result."""
+    from launch.ledger import submissions
+    from launch.words import last_words
+
+    study = existing_study(options)
+    made, rows = submissions(study.folder), study.table.read()
+    if not made:
+        raise ValueError(f"nothing of {study.folder} was submitted to SLURM: there are no logs")
+    if options.run is None:
+        for submission in made:
+            for task, runs in enumerate(submission.runs):
+                without = [r for r in runs if r not in rows or rows[r].status == "failed"]
+                if without:
+                    name = submission.job(task) or submission.name
+                    print(f"{name}  {', '.join(without)}: {last_words(submission, task)}")
+        return DONE
+    having = [
+        (submission, task)
+        for submission in made
+        for task, runs in enumerate(submission.runs)
+        if any(run.startswith(options.run) for run in runs)
+    ]
+    if not having:
+        raise ValueError(f"no job of {study.folder} has a run {options.run!r}")
+    for submission, task in having:
+        log = submission.log(task)
+        print(f"== {log or f'job {submission.job(task) or submission.name} has not begun'}")
+        if log is not None:
+            print(log.read_text("utf-8", "replace"), end="")
+    return DONE
+
+
+def cancel(options: argparse.Namespace) -> int:
+    """Cancel what is in the queue, and wait until it is gone."""
+    from launch import queue
+    from launch.ledger import mark_cancelled, submissions
+
+    study = existing_study(options)
+    told = queue.seen()
+    if told is None:
+        raise ValueError("SLURM does not answer (squeue fails): nothing was cancelled")
+    live = {job.name for job in told if not job.ended}
+    ours = [s for s in submissions(study.folder) if s.name in live]
+    for submission in ours:
+        mark_cancelled(submission)  # before the jobs go: their driver must not think they died
+    problem = queue.cancel([s.name for s in ours])
+    if problem is not None:
+        for submission in ours:
+            submission.save()
+        raise ValueError(f"SLURM cancels nothing: {problem}")
+    left = _wait_until_gone({s.name for s in ours}, queue)
+    if left:
+        print_error(f"{left} jobs are still in the queue, and will leave it")
+        return BAD_INPUT
+    jobs = sum(job.name in {s.name for s in ours} and not job.ended for job in told)
+    print(
+        f"{jobs} jobs cancelled; submit what is missing with: {PROG} resume {quoted(study.folder)}"
+    )
+    return DONE
+
+
+def _wait_until_gone(names: set[str], queue: Any) -> int:
+    """Return how many jobs of these names are still there after a while."""
+    end = time.monotonic() + _GONE_S
+    while True:
+        told = queue.seen()
+        left = sum(job.name in names and not job.ended for job in told or [])
+        if (told is not None and not left) or time.monotonic() > end:
+            return left
+        time.sleep(1)
+
+
+# --- what is printed -------------------------------------------------------------------------
+
+
+def _print(console: "Console", study: Any, found: "Status") -> None:
+    from rich.table import Table
+
+    from launch.status import STATES
+
+    table = Table(title=f"{study.experiment.name} in {study.folder}", title_justify="left")
+    for head in ("stage", found.axis.replace("_", " "), *STATES, "of"):
+        table.add_column(head, justify="left" if head == "stage" else "right")
+    for row in found.rows:
+        counts = [str(row.counts[state] or "-") for state in STATES]
+        total = str(row.total) if row.tuned else f"about {row.total}"
+        table.add_row(row.stage, str(row.size), *counts, total)
+    console.print(table)
+    for line in _lines(study.folder, found):
+        console.print(line, markup=False)
+
+
+def _lines(folder: Path, found: "Status") -> list[str]:
+    lines = []
+    if not all(row.tuned for row in found.rows):
+        lines.append("about: sizes are swept around the tuned setting, which is not known yet")
+    if not found.answers:
+        lines.append("SLURM does not answer (squeue fails): what it runs is not shown")
+    for job in found.jobs[:_MOST_JOBS]:
+        why = f", {job.reason}" if job.state == "PENDING" else ""
+        lines.append(f"job {job.job}: {job.state.lower()}{why}; {job.runs} runs to come")
+    if len(found.jobs) > _MOST_JOBS:
+        lines.append(f"and {len(found.jobs) - _MOST_JOBS} jobs more")
+    for run, error in found.failures[:_MOST_FAILURES]:
+        lines.append(f"run {run} failed: {error}")
+    if found.failures:
+        lines.append(
+            f"{len(found.failures)} runs failed; their jobs' output: {PROG} logs {quoted(folder)} "
+            f"RUN; again: {PROG} resume {quoted(folder)} --retry-failed"
+        )
+    unit = "GPU hours" if found.gpus else "hours of computing"
+    if found.hours_left is None:
+        left = "what is left is not known before runs like it were timed"
+    else:
+        left = f"about {found.hours_left:.2f} left"
+    lines.append(f"{unit}: {found.hours_used:.2f} used, {left}")
+    if found.open_runs and not found.jobs:
+        lines.append(f"{found.open_runs} runs to go: {PROG} resume {quoted(folder)}")
+    return lines

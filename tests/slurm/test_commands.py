@@ -1,0 +1,101 @@
+"""The commands around jobs, each in a process of its own: status, logs, cancel, resume."""
+
+import json
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweeps.table import RunTable
+from tests.helpers import wait_until
+from tests.slurm.conftest import Lmo, in_queue
+
+pytestmark = pytest.mark.slurm
+SLURM = ("--on", "slurm", "--cluster", "a100.toml")
+
+
+def _out(lmo: Lmo, *words: str, code: int = 0, **environment: str) -> str:
+    done = lmo(*words, **environment)
+    out, _ = done.communicate(timeout=280)
+    assert done.returncode == code, out
+    return out
+
+
+def _counts(lmo: Lmo, study: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(_out(lmo, "status", str(study), "--json"))
+    return found
+
+
+def test_ctrl_c_leaves_no_job_and_the_study_goes_on(lmo: Lmo, study: Path) -> None:
+    """The same command then trains what is missing, where the study was trained last."""
+    first = lmo("sweep", "tiny.toml", *SLURM)
+    wait_until(lambda: len(in_queue(study)) > 0, 60, "a job in the queue")
+    time.sleep(2)
+    first.send_signal(signal.SIGINT)
+    out, _ = first.communicate(timeout=60)
+    assert first.returncode == 130 and "interrupted" in out
+    wait_until(lambda: in_queue(study) == [], 30, "an empty queue")
+    assert "resume" in _out(lmo, "status", str(study))
+    _out(lmo, "sweep", str(study))
+    assert list((study / "jobs").iterdir()), "on SLURM again"
+    wait_until(lambda: in_queue(study) == [], 20, "an empty queue")
+
+
+def test_a_killed_driver_and_a_new_shell(lmo: Lmo, study: Path) -> None:
+    """kill -9 leaves the jobs; status shows them, logs their output, resume waits for them."""
+    driver = lmo("sweep", "tiny.toml", "--train.steps", "4000", *SLURM)
+    wait_until(lambda: len(in_queue(study)) > 0, 60, "a job in the queue")
+    driver.send_signal(signal.SIGKILL)
+    driver.communicate()
+    jobs = in_queue(study)
+    assert jobs, "the jobs go on"
+    told = _counts(lmo, study)
+    tuning = next(row for row in told["stages"] if row["stage"] == "tune")
+    assert tuning["running"] + tuning["queued"] + tuning["done"] > 0
+    assert {job["job"] for job in told["jobs"]} <= set(jobs)
+    out = _out(lmo, "resume", str(study))
+    assert "in SLURM's queue already and are waited for" in out
+    run = next(iter(RunTable(study).read()))
+    assert "== " in _out(lmo, "logs", str(study), run)
+    assert "has a run 'nosuch'" in _out(lmo, "logs", str(study), "nosuch", code=2)
+    done = _counts(lmo, study)
+    left = sum(row[k] for row in done["stages"] for k in ("to do", "running", "queued", "failed"))
+    checks = next(row for row in done["stages"] if row["stage"] == "check")
+    assert left == 0, done["stages"]
+    assert checks["done"] + checks["diverged"] > 0
+
+
+def test_cancel_empties_the_queue_and_stops_the_driver(lmo: Lmo, study: Path) -> None:
+    driver = lmo("run", "tiny.toml", "--train.steps", "20000", *SLURM)
+    wait_until(lambda: len(in_queue(study)) > 0, 60, "a job in the queue")
+    assert "cancelled" in _out(lmo, "cancel", str(study))
+    assert in_queue(study) == []
+    out, _ = driver.communicate(timeout=60)
+    assert driver.returncode == 130 and "stopped: its jobs were cancelled" in out
+    assert not any(row.status == "failed" for row in RunTable(study).read().values())
+    assert "0 jobs cancelled" in _out(lmo, "cancel", str(study))
+
+
+def test_a_whole_run_in_which_no_trial_is_trained_twice(lmo: Lmo, study: Path) -> None:
+    """With a secret in the environment, which no file of the study has."""
+    out = _out(lmo, "run", "tiny.toml", *SLURM, MY_TOKEN="s3cr3t-of-mine")
+    assert "report.html" in out
+    lines = [
+        json.loads(line)
+        for path in (study / "records").glob("*/*.jsonl")
+        for line in path.read_text().splitlines()
+    ]
+    ids = [line["run_id"] for line in lines]
+    assert len(ids) == len(set(ids)) and {line["status"] for line in lines} == {"done"}
+    told = _counts(lmo, study)
+    assert not told["jobs"] and told["slurm_answers"] and told["hours_used"] > 0
+    for path in study.rglob("*"):
+        assert path.is_dir() or b"s3cr3t-of-mine" not in path.read_bytes(), path
+
+
+def test_without_slurm_it_is_said(lmo: Lmo, tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    out = _out(lmo, "sweep", "tiny.toml", *SLURM, code=2, PATH=str(tmp_path / "bin"))
+    assert "--on slurm needs SLURM: there is no sbatch on PATH" in out
