@@ -12,11 +12,12 @@ if TYPE_CHECKING:
     from sweeps.frame import to_frame
     from sweeps.loop import run
     from sweeps.reading import list_presets, load_experiment
-    from sweeps.runner import LocalRunner, Runner
+    from sweeps.runner import BackgroundRunner, LocalRunner, Runner
     from sweeps.study import Study
     from sweeps.table import RunTable
 
 _HOME = {
+    "BackgroundRunner": "runner",
     "Experiment": "experiment",
     "list_presets": "reading",
     "load_experiment": "reading",
@@ -28,6 +29,7 @@ _HOME = {
     "RunTable": "table",
 }
 __all__ = [
+    "BackgroundRunner",
     "Experiment",
     "LocalRunner",
     "RunTable",

@@ -11,10 +11,10 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from sweeps.errors import StorageError
 from sweeps.packing import least_jobs, pack
@@ -46,6 +46,23 @@ class Runner(Protocol):
         reporter: Reporter,
     ) -> None:
         """Return when every run has a record; tell the reporter as they come."""
+
+
+@runtime_checkable
+class BackgroundRunner(Runner, Protocol):
+    """A runner that can begin runs and go on before they end, as a cluster does."""
+
+    def submit(self, table: RunTable, configs: Sequence[RunConfig], reporter: Reporter) -> None:
+        """Begin runs, which have no record and were not submitted before, and return at once."""
+
+    def wait(self, table: RunTable, run_ids: Collection[str], reporter: Reporter) -> None:
+        """Return when the table has one of these runs, or several; tell the reporter as they come.
+
+        Args:
+            table: That of `submit`.
+            run_ids: Submitted runs that had no record when the table was read last; at least one.
+            reporter: Told of each run of `submit` that ended, once, whoever waits for it.
+        """
 
 
 class LocalRunner:

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from sweeps.reading import (
     load_experiment,
     load_experiment_file,
 )
-from sweeps.runner import Runner
+from sweeps.runner import BackgroundRunner, Runner
 from sweeps.sizes import SIZE_FIELDS
 from sweeps.table import RunTable, StoredRun
 from sweeps.tune import Tuned, tune_arm
@@ -125,14 +125,18 @@ class Study:
 
         Raises:
             FailedTrialError: a run of the tuning failed.
+            LookupError: runs are missing and there is no runner.
         """
 
-        def evaluate(configs: Sequence[RunConfig]) -> dict[str, StoredRun]:
-            return self.ensure(configs, runner, reporter, retry_failed)
-
-        folder = None if runner is None else self.folder / "tuning"
         return {
-            arm: tune_arm(folder, self.experiment, arm, evaluate=evaluate, reporter=reporter)
+            arm: tune_arm(
+                self.folder / "tuning",
+                self.experiment,
+                arm,
+                trainer=_Trainer(self, runner, reporter, retry_failed),
+                reporter=reporter,
+                replay=runner is None,
+            )
             for arm in self.experiment.arms
         }
 
@@ -159,13 +163,48 @@ class Study:
             return rows
         if runner is None:
             raise LookupError(f"{len(missing)} of {len(wanted)} runs are missing")
+        self.prepare(reporter)
+        runner.run(self.table, missing, reporter)
+        return self.table.read()
+
+    def prepare(self, reporter: Reporter) -> None:
+        """Check, before anything is trained, that the sources are those planned with."""
         _with_sources(self.experiment)
         for note in _data_notes(self.experiment):
             if note not in self._told:
                 reporter.note(note)
                 self._told.add(note)
-        runner.run(self.table, missing, reporter)
-        return self.table.read()
+
+
+class _Trainer:
+    """Trains the runs of the tuning into a study's table; see `sweeps.trials.Trainer`."""
+
+    def __init__(
+        self, study: Study, runner: Runner | None, reporter: Reporter, retry_failed: bool
+    ) -> None:
+        self._study, self._runner = study, runner
+        self._reporter, self._retry_failed = reporter, retry_failed
+
+    @property
+    def background(self) -> bool:
+        """Whether runs can be submitted and waited for."""
+        return isinstance(self._runner, BackgroundRunner)
+
+    def train(self, configs: Sequence[RunConfig]) -> dict[str, StoredRun]:
+        """Return the table once it has these runs."""
+        return self._study.ensure(configs, self._runner, self._reporter, self._retry_failed)
+
+    def submit(self, configs: Sequence[RunConfig]) -> None:
+        """Begin runs that the table lacks."""
+        assert isinstance(self._runner, BackgroundRunner)
+        self._study.prepare(self._reporter)
+        self._runner.submit(self._study.table, configs, self._reporter)
+
+    def wait(self, run_ids: Collection[str]) -> dict[str, StoredRun]:
+        """Return the table once it has one more of these submitted runs."""
+        assert isinstance(self._runner, BackgroundRunner)
+        self._runner.wait(self._study.table, run_ids, self._reporter)
+        return self._study.table.read()
 
 
 def _admitted(folder: Path, experiment: Experiment) -> tuple[Experiment, Experiment | None]:

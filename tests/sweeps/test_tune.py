@@ -2,67 +2,16 @@
 
 import math
 import random
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from sweeps.errors import FailedTrialError
-from sweeps.experiment import Experiment
 from sweeps.table import StoredRun
-from sweeps.tune import Tuned, tune_arm
-from tests.helpers import Notes, fabricate, tiny_experiment
+from sweeps.tune import Tuned
+from tests.helpers import fabricate
+from tests.tuning import BEST, SEARCH, Interrupted, Table, bowl, experiment, tune
 from transfer.config import RunConfig, ScionConfig
-
-BEST = {"stepsize": 2.0**-3, "hidden": 2.0**1, "output": 2.0**2}
-SEARCH = {"stepsize": [-7, 1], "hidden": [-3, 2], "output": [-2, 6]}
-
-
-class Interrupted(Exception):
-    """Stands for a kill."""
-
-
-def bowl(config: RunConfig) -> StoredRun:
-    """A quadratic in the logarithms, and a little noise that follows from the seed."""
-    optimizer = config.optimizer
-    values = {"stepsize": optimizer.stepsize}
-    if isinstance(optimizer, ScionConfig):
-        values |= {role: optimizer.roles[role].radius for role in ("hidden", "output")}
-    loss = sum((math.log2(v) - math.log2(BEST[k])) ** 2 for k, v in values.items())
-    return fabricate(config, 1.0 + 0.01 * loss + 1e-4 * (config.seed % 7))
-
-
-class Table:
-    """Stands for the run table and what trains into it."""
-
-    def __init__(self, make: Callable[[RunConfig], StoredRun] = bowl, calls: int = 10**9) -> None:
-        self.make, self.left = make, calls
-        self.rows: dict[str, StoredRun] = {}
-        self.trained = 0
-
-    def __call__(self, configs: Sequence[RunConfig]) -> dict[str, StoredRun]:
-        missing = {c.run_id: c for c in configs if c.run_id not in self.rows}
-        if missing:
-            self.left -= 1
-            if self.left < 0:
-                raise Interrupted
-        self.trained += len(missing)
-        self.rows |= {key: self.make(config) for key, config in missing.items()}
-        return dict(self.rows)
-
-
-def experiment(**changes: Any) -> Experiment:
-    plain = {"tune.trials": 16, "tune.batch": 4, "tune.seeds": [101, 102]}
-    return tiny_experiment({**plain, "arms.scion.search": SEARCH, **changes})
-
-
-def tune(
-    folder: Path, table: Table, what: Experiment | None = None, arm: str = "scion"
-) -> tuple[Tuned, Notes]:
-    notes = Notes()
-    what = what or experiment()
-    return tune_arm(folder, what, arm, evaluate=table, reporter=notes), notes
 
 
 @pytest.fixture(scope="module")

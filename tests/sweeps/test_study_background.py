@@ -1,0 +1,90 @@
+"""A study tuned by a runner that trains in the background."""
+
+import random
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import pytest
+
+from sweeps.errors import FailedTrialError
+from sweeps.loop import complete
+from sweeps.progress import Reporter
+from sweeps.runner import BackgroundRunner, LocalRunner
+from sweeps.study import Study
+from sweeps.table import RunTable, StoredRun
+from tests.helpers import FakeRunner, NoRunner, Notes, fabricate, study_frame, tiny_experiment
+from transfer.config import RunConfig
+
+CHANGES = {"tune.trials": 12, "tune.batch": 3, "tune.seeds": [101, 102]}
+
+
+def made(config: RunConfig) -> StoredRun:
+    return fabricate(config, 1.0 + abs(config.optimizer.stepsize - 0.1) + config.seed / 1e4)
+
+
+class FakeCluster(FakeRunner):
+    """Publishes a record at each wait, of any run that was submitted."""
+
+    def __init__(self) -> None:
+        super().__init__(made)
+        self.chance, self.queue = random.Random(3), dict[str, RunConfig]()
+        self.stop = 10**9
+        self.submissions = 0
+
+    def submit(self, table: RunTable, configs: Sequence[RunConfig], reporter: Reporter) -> None:
+        known = table.read()
+        assert not [c for c in configs if c.run_id in known or c.run_id in self.queue]
+        self.queue |= {config.run_id: config for config in configs}
+        self.submissions += 1
+
+    def wait(self, table: RunTable, run_ids: Collection[str], reporter: Reporter) -> None:
+        if len(self.trained) >= self.stop:
+            raise KeyboardInterrupt
+        config = self.queue.pop(self.chance.choice(sorted(run_ids)))
+        self.run(table, [config], reporter)
+
+
+def test_it_is_told_from_other_runners() -> None:
+    assert isinstance(FakeCluster(), BackgroundRunner)
+    assert not isinstance(LocalRunner(1), BackgroundRunner)
+    assert not isinstance(FakeRunner(made), BackgroundRunner)
+
+
+@pytest.mark.parametrize("stop", [1, 7, 16])
+def test_a_study_interrupted_and_completed_is_read_by_anybody(tmp_path: Path, stop: int) -> None:
+    study = Study.create(tmp_path, tiny_experiment(CHANGES))
+    first = FakeCluster()
+    first.stop = stop
+    with pytest.raises(KeyboardInterrupt):
+        study.tune(first, Reporter())
+    with pytest.raises(LookupError, match="runs are missing"):
+        Study.open(tmp_path).tune(None, Reporter())
+    second, notes = FakeCluster(), Notes()
+    tuned = complete(study, second, notes)
+    assert notes.notes == [] and second.submissions > 1
+    trained = [config.run_id for config in first.trained + second.trained]
+    assert len(trained) == len(set(trained)), "trained twice"
+    total, known = (sum(stage[i] for stage in notes.stages) for i in (1, 2))
+    assert notes.done + known == total, notes.stages
+    reader = Study.open(tmp_path)
+    assert reader.tune(None, Reporter()) == tuned
+    assert complete(reader, NoRunner(), Reporter()) == tuned, "and by a runner here"
+    assert len(study_frame(reader)) > 0
+
+
+def test_failed_runs_are_retried_on_request(tmp_path: Path) -> None:
+    def broken(config: RunConfig) -> StoredRun:
+        if len(cluster.trained) in (4, 5):
+            return fabricate(config, None, "failed", error="ValueError: no")
+        return made(config)
+
+    study, cluster = Study.create(tmp_path, tiny_experiment(CHANGES)), FakeCluster()
+    cluster.make = broken
+    with pytest.raises(FailedTrialError, match="ValueError: no"):
+        study.tune(cluster, Reporter())
+    assert cluster.queue == {}, "left running"
+    with pytest.raises(FailedTrialError, match="ValueError: no"):
+        study.tune(FakeCluster(), Reporter())
+    again, notes = FakeCluster(), Notes()
+    tuned = study.tune(again, notes, retry_failed=True)
+    assert notes.notes == [] and tuned == Study.open(tmp_path).tune(None, Reporter())
