@@ -9,13 +9,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # would each compile what they import, where bytecode must not be written.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=
 
-.PHONY: help demo test slow browser slurm check format clean
+.PHONY: help demo test slow browser slurm postgres check format clean
 help:
 	@echo 'make demo    install into .venv and run the main job (TORCH_INDEX=URL: take torch from there)'
 	@echo 'make test    install the test tools too and run the tests, in 5 minutes on 2 cores'
 	@echo 'make slow    run the tests that take long: kills, torn journals, compiling'
 	@echo 'make browser open reports in headless Chromium, where there is one'
 	@echo 'make slurm   train on the SLURM that answers to sinfo, where there is one'
+	@echo 'make postgres  tune with a PostgreSQL server that the tests start, where there is one'
 	@echo 'make check   linters, types, import arrows'
 	@echo 'make format  format the code'
 	@echo 'make clean   remove .venv and caches; studies/ stays'
@@ -37,7 +38,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/.made
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@echo 'installing the test tools'
-	@$(PIP) install -q $(PIP_FLAGS) -c constraints.txt -e '.[dev]'
+	@$(PIP) install -q $(PIP_FLAGS) -c constraints.txt -e '.[dev,postgres]'
 	@touch $@
 
 demo: $(VENV)/.installed
@@ -47,7 +48,7 @@ PYTEST := $(TEST_ENV) $(BIN)/python -m pytest -q -n 2
 # This hook checks shapes in transfer (tests/conftest.py says when); it breaks torch.compile.
 SHAPES := --jaxtyping-packages=transfer,beartype.beartype
 test: $(VENV)/.installed-dev
-	$(PYTEST) --dist worksteal -m 'not slow and not compile and not browser and not slurm' $(SHAPES)
+	$(PYTEST) --dist worksteal -m 'not slow and not compile and not browser and not slurm and not postgres' $(SHAPES)
 
 slow: $(VENV)/.installed-dev
 	$(PYTEST) --maxschedchunk 1 -m 'slow or compile'
@@ -57,6 +58,9 @@ browser: $(VENV)/.installed-dev
 
 slurm: $(VENV)/.installed-dev
 	$(PYTEST) -m slurm
+
+postgres: $(VENV)/.installed-dev
+	$(TEST_ENV) $(BIN)/python -m pytest -q -m postgres
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

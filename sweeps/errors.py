@@ -7,3 +7,7 @@ class FailedTrialError(RuntimeError):
 
 class StorageError(OSError):
     """A worker could not write to the study's folder."""
+
+
+class DatabaseError(OSError):
+    """The database that keeps Optuna's trials cannot be reached, or refuses; nothing is lost."""

@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, Any
 from sweeps.asked import AskedFile
 from sweeps.experiment import ArmConfig, Experiment
 from sweeps.progress import Reporter
-from sweeps.storage import TOLD, in_memory, open_journal, settings_of
+from sweeps.storage import TOLD, in_memory, open_database, open_journal, settings_of
 from sweeps.trials import Settings, Trials
 from transfer.config import ScionConfig
 
 if TYPE_CHECKING:
     import optuna
+
+    from sweeps.database import Database
 
     Frozen = optuna.trial.FrozenTrial
 
@@ -39,6 +41,7 @@ def sample(
     reporter: Reporter,
     *,
     replay: bool,
+    database: "Database | None",
 ) -> list[Settings]:
     """Tune an arm and return the settings of all its trials, in order.
 
@@ -48,22 +51,30 @@ def sample(
         config: The arm.
         reporter: Told about progress.
         replay: Go through the tuning in memory and write nothing.
+        database: Where Optuna keeps the trials; None: in a journal.
 
     Raises:
         FailedTrialError: a run failed.
+        DatabaseError: the database cannot be reached, or refuses.
         LookupError: runs are missing and nothing may be trained.
     """
     import optuna
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # Of a database that fails Optuna warns besides raising.
+    quiet = optuna.logging.WARNING if database is None else optuna.logging.ERROR
+    optuna.logging.set_verbosity(quiet)
     asked = AskedFile(folder / f"{trials.arm}.asked.jsonl", trials.experiment.tune.batch)
     if replay:
         return _Tuning(in_memory(trials, config), trials, config, asked, reporter).run()
     note = asked.repair()
     if note:
         reporter.note(note)
-    study = open_journal(folder, trials, config, asked, reporter)
-    return _Tuning(study, trials, config, asked, reporter).run()
+    if database is None:
+        study = open_journal(folder, trials, config, asked, reporter)
+        return _Tuning(study, trials, config, asked, reporter).run()
+    with database.faults():
+        study = open_database(database, folder, trials, config, asked, reporter)
+        return _Tuning(study, trials, config, asked, reporter).run()
 
 
 class _Tuning:

@@ -1,9 +1,10 @@
-"""Where Optuna keeps an arm's trials: a journal file, or memory.
+"""Where Optuna keeps an arm's trials: a journal file, a database on request, or memory.
 
-A journal is disposable. What cannot be read, or contradicts the run table or the file of what was
-asked, is set aside, and the caller goes through the tuning again into a new one.
+All are disposable. What cannot be read, or contradicts the run table or the file of what was asked,
+is set aside or deleted, and the caller goes through the tuning again into a new one.
 """
 
+import uuid
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +14,17 @@ from sweeps.experiment import ArmConfig
 from sweeps.progress import Reporter
 from sweeps.trials import Settings, Trials
 from transfer.config import canonical_json
+from transfer.files import replace_file
 
 if TYPE_CHECKING:
     import optuna
 
+    from sweeps.database import Database
+
 TOLD = "told"
 """Attribute of a trial that was asked asynchronously: the trials told before it."""
+_ID = "storage-id"
+"""File that keeps the studies of two folders apart in one database."""
 
 
 def settings_of(trial: "optuna.trial.FrozenTrial") -> Settings:
@@ -64,6 +70,54 @@ def open_journal(
                     "and rebuilt from the run table"
                 )
     return load()
+
+
+def open_database(
+    database: "Database",
+    folder: Path,
+    trials: Trials,
+    config: ArmConfig,
+    asked: AskedFile,
+    reporter: Reporter,
+) -> "optuna.Study":
+    """Open the arm's study in a database; one that cannot be used is deleted there, with a note.
+
+    Raises:
+        DatabaseError: the database cannot be reached, or refuses.
+    """
+    import optuna
+
+    storage = database.storage()
+    name = f"lmo-transfer/{trials.experiment.name}/{trials.arm}/{_folder_id(folder)}"
+
+    def load() -> "optuna.Study":
+        return _load(storage, name, trials, config)
+
+    try:
+        study = load()
+        _require_consistent(study, trials, config, asked)
+        return study
+    except Exception as error:
+        if database.is_fault(error):
+            raise
+        optuna.delete_study(study_name=name, storage=storage)
+        if not asked.damage:
+            reporter.note(
+                f"study {name} in {database.shown} is unusable ({error}): deleted there and "
+                "rebuilt from the run table"
+            )
+    return load()
+
+
+def _folder_id(folder: Path) -> str:
+    """Return what tells this folder's studies from others of the name; made when first asked."""
+    path = folder / _ID
+    found = path.read_text("utf-8", "replace").strip() if path.exists() else ""
+    if len(found) == 8 and found.isalnum():
+        return found
+    fresh = uuid.uuid4().hex[:8]
+    replace_file(path, lambda temporary: temporary.write_text(fresh + "\n", "utf-8"))
+    return fresh
 
 
 def _load(storage: Any, name: str, trials: Trials, config: ArmConfig) -> "optuna.Study":

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sweeps.database import requested_database
 from sweeps.driver import require_idle
 from sweeps.experiment import Experiment
 from sweeps.plan import PlannedRun, check_runs, roles_at, star_runs, sweep_runs
@@ -126,8 +127,11 @@ class Study:
         Raises:
             FailedTrialError: a run of the tuning failed.
             LookupError: runs are missing and there is no runner.
+            ValueError: the database asked for cannot be one.
+            DatabaseError: it cannot be reached, or refuses.
         """
 
+        database = None if runner is None else requested_database()
         return {
             arm: tune_arm(
                 self.folder / "tuning",
@@ -136,6 +140,7 @@ class Study:
                 trainer=_Trainer(self, runner, reporter, retry_failed),
                 reporter=reporter,
                 replay=runner is None,
+                database=database,
             )
             for arm in self.experiment.arms
         }

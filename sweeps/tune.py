@@ -6,6 +6,7 @@ An arm that tunes its stepsize alone is enumerated; others are sampled by Optuna
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,6 +17,9 @@ from sweeps.progress import Reporter
 from sweeps.sampling import sample
 from sweeps.trials import Settings, Trainer, Trials
 from transfer.config import OptimizerConfig, RunConfig
+
+if TYPE_CHECKING:
+    from sweeps.database import Database
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +50,7 @@ def tune_arm(
     trainer: Trainer,
     reporter: Reporter,
     replay: bool = False,
+    database: "Database | None" = None,
 ) -> Tuned:
     """Tune one arm and return its best setting.
 
@@ -56,10 +61,12 @@ def tune_arm(
         trainer: Trains runs and returns the table.
         reporter: Told about progress.
         replay: Go through the tuning in memory and write nothing, for readers beside a driver.
+        database: Where Optuna keeps its trials; None: in a journal.
 
     Raises:
         FailedTrialError: a run failed, or every trial diverged.
         LookupError: runs are missing and nothing may be trained.
+        DatabaseError: the database cannot be reached, or refuses.
     """
     config = experiment.arms[arm]
     if not config.search:
@@ -76,7 +83,7 @@ def tune_arm(
     if set(config.search) == {"stepsize"}:
         settings, method = _enumerate(trials, config, reporter), "grid"
     else:
-        settings = sample(folder, trials, config, reporter, replay=replay)
+        settings = sample(folder, trials, config, reporter, replay=replay, database=database)
         method = experiment.tune.sampler
     values = [trials.value(s) for s in settings]
     best = int(np.argmin(values))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+from sweeps.database import Database
 from sweeps.experiment import Experiment
 from sweeps.table import StoredRun
 from sweeps.tune import Tuned, tune_arm
@@ -128,7 +129,9 @@ def tune(
     arm: str = "scion",
     *,
     replay: bool = False,
+    database: Database | None = None,
 ) -> tuple[Tuned, Notes]:
     notes = Notes()
     what = what or experiment()
-    return tune_arm(folder, what, arm, trainer=table, reporter=notes, replay=replay), notes
+    options: dict[str, Any] = {"replay": replay, "database": database}
+    return tune_arm(folder, what, arm, trainer=table, reporter=notes, **options), notes
