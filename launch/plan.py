@@ -1,6 +1,6 @@
 """Which runs a study consists of, as far as that can be told before it is tuned."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -51,6 +51,29 @@ class ArmPlan:
         return asked + [Expected(run, False) for run in self.tuning[:1] * missing]
 
 
+class _Asked:
+    """Trains nothing, and keeps what it was asked to train; see `sweeps.trials.Trainer`."""
+
+    background = False
+
+    def __init__(self, study: Study) -> None:
+        self._study = study
+        self.runs: dict[str, RunConfig] = {}
+
+    def train(self, configs: Sequence[RunConfig]) -> dict[str, StoredRun]:
+        """Return the table if it has these runs; LookupError if not."""
+        self.runs.update((run.run_id, run) for run in configs)
+        return self._study.ensure(configs, None, Reporter())
+
+    def submit(self, configs: Sequence[RunConfig]) -> None:
+        """Nobody asks for that."""
+        raise NotImplementedError
+
+    def wait(self, run_ids: Collection[str]) -> dict[str, StoredRun]:
+        """Nobody asks for that."""
+        raise NotImplementedError
+
+
 def arm_plan(study: Study, arm: str) -> ArmPlan:
     """Return what an arm's runs are, from the run table alone.
 
@@ -59,14 +82,16 @@ def arm_plan(study: Study, arm: str) -> ArmPlan:
         arm: Name of the arm.
     """
     experiment, config = study.experiment, study.experiment.arms[arm]
-    asked: dict[str, RunConfig] = {}
-
-    def evaluate(configs: Sequence[RunConfig]) -> dict[str, StoredRun]:
-        asked.update((run.run_id, run) for run in configs)
-        return study.ensure(configs, None, Reporter())
-
+    asked = _Asked(study)
     try:
-        tuned = tune_arm(None, experiment, arm, evaluate=evaluate, reporter=Reporter())
+        tuned = tune_arm(
+            study.folder / "tuning",
+            experiment,
+            arm,
+            trainer=asked,
+            reporter=Reporter(),
+            replay=True,
+        )
     except (LookupError, FailedTrialError):
         tuned = None
     if tuned is None:
@@ -80,7 +105,7 @@ def arm_plan(study: Study, arm: str) -> ArmPlan:
     return ArmPlan(
         arm=arm,
         tuned=tuned,
-        tuning=tuple(asked.values()),
+        tuning=tuple(asked.runs.values()),
         tuning_runs=trials * len(experiment.tune.seeds),
         later=tuple(later),
     )

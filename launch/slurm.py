@@ -64,6 +64,8 @@ class SlurmRunner:
         self._held: list[tuple[Bundle, Spec]] = []
         """Not submitted yet, as SLURM takes no more for now."""
         self._configs: dict[str, RunConfig] = {}
+        self._open: set[str] = set()
+        """Runs that were submitted and have not ended."""
         self._before: dict[str, StoredRun] = {}
         """Records that runs had already: those that are tried again."""
         self._told: set[str] = set()
@@ -97,9 +99,7 @@ class SlurmRunner:
         try:
             self.submit(table, configs, reporter)
             while left:
-                found = self.wait(table, left, reporter)
-                reporter.advance(len(found))
-                left -= found
+                left -= self.wait(table, left, reporter)
         except BaseException:
             self.close()
             raise
@@ -113,6 +113,7 @@ class SlurmRunner:
         rows, study = table.read(), table.folder.parent
         wanted = {config.run_id: config for config in configs}
         self._configs |= wanted
+        self._open |= wanted.keys()
         self._before |= {run: rows[run] for run in wanted if run in rows}
         there = self._adopt(study, set(wanted))
         if there:
@@ -132,13 +133,19 @@ class SlurmRunner:
         self._told.add("submitted")
 
     def wait(self, table: RunTable, run_ids: Collection[str], reporter: Reporter) -> set[str]:
-        """Return those of the submitted runs that have a new record, once there are some."""
+        """Return those of these submitted runs that have a new record, once there are some.
+
+        The reporter hears of every submitted run that ended meanwhile.
+        """
         while True:
             rows = table.read()
-            found = {run for run in run_ids if run in rows and rows[run] != self._before.get(run)}
-            if found:
+            ended = {run for run in self._open if self._is_new(rows.get(run))}
+            if ended:
                 self._answered = time.monotonic()
-                self._forget(found)
+                self._forget(ended)
+                reporter.advance(len(ended))
+            found = {run for run in run_ids if self._is_new(rows.get(run))}
+            if found:
                 return found
             if time.monotonic() - self._asked >= _ASK_S:
                 self._look(table, reporter)
@@ -185,7 +192,12 @@ class SlurmRunner:
             for number, runs in enumerate(made.runs):
                 self._tasks[made.name, number] = _Task(made, number, set(runs))
 
+    def _is_new(self, row: StoredRun | None) -> bool:
+        """Whether a record is there, and not one that the run had before it was submitted."""
+        return row is not None and row != self._before.get(row.run_id)
+
     def _forget(self, found: set[str]) -> None:
+        self._open -= found
         for key, task in list(self._tasks.items()):
             task.left -= found
             if not task.left:
@@ -239,7 +251,7 @@ class SlurmRunner:
     def _bury(self, table: RunTable, task: _Task, told: list[queue.Queued]) -> None:
         """Record the runs of a job that has died; those that it had ended are there."""
         rows = table.read()
-        gone = [r for r in task.left if r not in rows or rows[r] == self._before.get(r)]
+        gone = [run for run in task.left if not self._is_new(rows.get(run))]
         if not gone:
             return
         job = task.submission.job(task.number)

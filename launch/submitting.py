@@ -11,9 +11,11 @@ from typing import Any
 from launch.jobs import Job
 from launch.ledger import Spec, Submission, prepare, task_file
 from sweeps.cluster import ClusterConfig
+from sweeps.database import VARIABLE
 from sweeps.packing import Bundle
 
 _CLEAN = ("export PYTHONSAFEPATH=1", "export OMP_NUM_THREADS=1", "export MKL_NUM_THREADS=1")
+_KEPT = ("SLURM_CONF",)
 _LIMITS = ("violates accounting", "submit limit", "SubmitJobLimit", "MaxSubmit")
 """How SLURM says that a user has too many jobs, among other things."""
 
@@ -58,14 +60,22 @@ def submit(
 
 @contextmanager
 def _outside_of_jobs() -> Iterator[None]:
-    """Hide from sbatch that the driver is a job itself, if it is one; what the user has set for
-    sbatch stays otherwise, and where the cluster is in any case."""
+    """Hide from sbatch, which hands the environment on, what jobs must not or need not have.
+
+    That the driver is a job itself, if it is one; but not where the cluster is. And where Optuna
+    keeps its trials, which may hold a password: jobs never touch Optuna.
+    """
     from submitit.helpers import clean_env
 
-    kept = {name: os.environ[name] for name in ("SLURM_CONF",) if name in os.environ}
+    before = dict(os.environ)
     with clean_env() if "SLURM_JOB_ID" in os.environ else nullcontext():
-        os.environ.update(kept)
-        yield
+        os.environ.update({name: before[name] for name in _KEPT if name in before})
+        stored = os.environ.pop(VARIABLE, None)
+        try:
+            yield
+        finally:
+            if stored is not None:
+                os.environ[VARIABLE] = stored
 
 
 def script(folder: Path, name: str, tasks: int, cluster: ClusterConfig) -> str:
