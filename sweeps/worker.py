@@ -33,7 +33,8 @@ from transfer.config import (
     run_config_from_dict,
     stack_key,
 )
-from transfer.stacksize import is_out_of_memory
+from transfer.distributed import current
+from transfer.memory import is_out_of_memory
 from transfer.train import RunRecord, train_stack
 
 Answer = dict[str, object]
@@ -126,8 +127,13 @@ def work(
     say: Callable[[Answer], None],
     compute: ComputeConfig | None = None,
 ) -> None:
-    """Train the runs, in as few stacks as they allow, and publish them together."""
-    compute = compute or ComputeConfig()
+    """Train the runs, in as few stacks as they allow, and publish them together.
+
+    Of several processes that train together the first one speaks and publishes.
+    """
+    compute, team = compute or ComputeConfig(), current()
+    if not team.first:
+        say = _silent
     stacks: dict[str, list[int]] = {}
     for index, config in enumerate(configs):
         stacks.setdefault(stack_key(config), []).append(index)
@@ -138,8 +144,14 @@ def work(
         records += train_safely(
             part, table.folder.parent, beat, compute, lambda text: say({"note": text})
         )
-    curves = {r.config.run_id: r.curve for r in records if len(r.curve)}
-    table.publish([store(record, versions(compute.device)) for record in records], curves)
+    with team.alike():
+        if team.first:
+            curves = {r.config.run_id: r.curve for r in records if len(r.curve)}
+            table.publish([store(record, versions(compute.device)) for record in records], curves)
+
+
+def _silent(_: Answer) -> None:
+    return
 
 
 def _heartbeat(index: int, say: Callable[[Answer], None]) -> Callable[[int], None]:

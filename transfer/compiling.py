@@ -91,7 +91,8 @@ class Pace:
         left = stack.configs[0].steps - stack.step
         saved = left * _SHARE_SAVED * (time.monotonic() - started)
         cost = _WARM_S if _mark(stack).exists() else _COLD_S
-        if left and pays(_key(stack), saved, cost):
+        # One clock for all processes of a team: who compiles keeps the others waiting.
+        if left and stack.team.told(pays(_key(stack), saved, cost)):
             self._compile(stack)
 
     def _compile(self, stack: Stack) -> None:
@@ -133,6 +134,11 @@ class Pace:
 
 def _not_always(why: str) -> ValueError:
     return ValueError(f"compute.compile must be auto or never for this model, got 'always': {why}")
+
+
+def forget() -> None:
+    """Keep no program, as processes must that failed at different places."""
+    _kept.clear()
 
 
 def pays(key: str, saved_s: float, cost_s: float) -> bool:

@@ -2,13 +2,17 @@
 
 Every parameter and buffer of R runs is one tensor (R, *shape); models whose parameters view it
 stand for the single runs. A single run is a stack of one: the same program, so that on the CPU,
-with one thread, a run has the same bits in every company. Shapes: R runs, B examples of a batch.
+with one thread, a run has the same bits in every company. Of several processes (see
+`transfer.distributed`) each computes its part of every batch.
+
+Shapes: R runs, B examples of a batch.
 """
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +23,7 @@ from transfer import data as datasets
 from transfer.arithmetic import Arithmetic
 from transfer.config import ComputeConfig, CustomConfig, RunConfig, ScionConfig, stack_key
 from transfer.data.base import Batch, derived_seed
+from transfer.distributed import Team, current
 from transfer.families import Family
 from transfer.program import Judged, Program, noise_seed, template, why_not_together
 from transfer.roles import init_parameters
@@ -45,6 +50,11 @@ _recent: dict[tuple[object, ...], _Start] = {}
 """By run and device: the stacks of a sweep start from the same few."""
 
 
+def forget() -> None:
+    """Begin the next stack with nothing kept, as processes must that failed at different places."""
+    _recent.clear()
+
+
 class Stack:
     """R models, their optimizer and data, at some step.
 
@@ -59,6 +69,7 @@ class Stack:
     Attributes:
         model: A model whose parameters are those of the first run.
         alone: Why the runs go through the model one at a time; None if they do not.
+        team: The processes that this one trains with.
         losses: Training losses so far, (R, steps), zero where there is none yet.
         initial: Validation loss and accuracy before the first step, one pair a run.
     """
@@ -69,8 +80,11 @@ class Stack:
             raise ValueError(f"runs of a stack must have one stack_key, got {len(keys)} of them")
         self.configs = list(configs)
         first, compute = self.configs[0], compute or ComputeConfig()
+        self.team = current()
         self.arithmetic = Arithmetic(first.precision, compute.device)
-        self.micro_batch_size = compute.micro_batch_size or first.batch_size
+        self.rows = self.team.share(first.batch_size)
+        most = self.team.largest_share(first.batch_size)
+        self.micro_batch_size = min(compute.micro_batch_size or most, most)
         data = datasets.load(first.data)
         datasets.require_fits(data, first.data, first.batch_size)
         self.data = data.to(self.arithmetic.device, self.arithmetic.dtype)
@@ -99,7 +113,7 @@ class Stack:
         found = {key: known[key] for key in keys if key in known}
         found |= {key: _Start(model) for key, model in made}
         if self.micro_batch_size < first.batch_size:
-            _require_splittable(found[keys[0]].model)
+            _require_splittable(found[keys[0]].model, self.team)
         for key in found:
             known.pop(key, None)  # to be the most recent ones
         known.update(found)
@@ -123,7 +137,10 @@ class Stack:
             # Numbers are drawn on the CPU, which would keep a GPU waiting for seconds a model.
             # Torch loads its linear algebra when first asked, which fails in two threads at once.
             torch.linalg.inv(torch.ones(1, 1, device=self.arithmetic.device))
-            with ThreadPoolExecutor(_MODELS_KEPT) as pool:
+            # Every thread begins with the first GPU, which may be another process's.
+            gpu = torch.cuda.current_device() if self.arithmetic.device.type == "cuda" else None
+            choose = nullcontext if gpu is None else partial(torch.cuda.set_device, gpu)
+            with ThreadPoolExecutor(_MODELS_KEPT, initializer=choose) as pool:
                 list(pool.map(self._fill, [family] * len(models), models, configs))
         return models
 
@@ -187,13 +204,25 @@ class Stack:
 
     def _advance(self) -> None:
         config = self.configs[0]
-        parts = _slices(config.batch_size, self.micro_batch_size)
+        parts = _slices(self.rows.start, self.rows.stop, self.micro_batch_size)
         with self.arithmetic.products():
             gradients = self._gradients(parts[0])
             for rows in parts[1:]:
                 _add(gradients, self._gradients(rows))
+        if self.team.size > 1:
+            gradients = self._added_up(gradients)
         self.stepper.step(gradients, factor(config.schedule, self.step, config.steps))
         self.step += 1
+
+    def _added_up(self, gradients: dict[str, Tensor | None]) -> dict[str, Tensor | None]:
+        """Return the gradients of the whole batch, and note its losses."""
+        names, parts = [*gradients], [*gradients.values(), self.losses[:, self.step]]
+        gradients.clear()  # they are let go of one by one
+        self.team.add_up(parts)
+        losses = parts.pop()
+        assert losses is not None
+        self.losses[:, self.step] = losses
+        return dict(zip(names, parts, strict=True))
 
     def _gradients(self, rows: slice) -> dict[str, Tensor | None]:
         """Return the gradients of some rows of the batch, in proportion to their number."""
@@ -222,9 +251,14 @@ class Stack:
         self, weights: dict[str, Tensor], num_examples: int | None = None
     ) -> list[tuple[float, float]]:
         slices = self._val_slices(num_examples or self.data.num_val)
-        end = slices[-1].stop
+        end, team = slices[-1].stop, self.team
+        runs = len(next(iter(weights.values())))
+        parts = torch.zeros(len(slices), runs, 2, dtype=torch.float64)  # those of others stay 0
         with self.arithmetic.products():
-            parts = torch.stack([self._judged(weights, rows) for rows in slices]).cpu().double()
+            own = [self._judged(weights, rows) for rows in slices[team.rank :: team.size]]
+            if own:
+                parts[team.rank :: team.size] = torch.stack(own).cpu().double()
+        parts = team.total(parts)
         sizes = torch.tensor([rows.stop - rows.start for rows in slices], dtype=torch.float64)
         loss = (parts[:, :, 0] * (sizes / end)[:, None]).sum(0)
         accuracy = parts[:, :, 1].sum(0) / (end * self.data.shape.positions)
@@ -234,7 +268,7 @@ class Stack:
         # Sequences are long; of images and vectors more fit than a small batch has.
         most = 1 if self.data.shape.kind == "tokens" else _ROWS_TO_VALIDATE
         end = min(num_examples, self.data.num_val)
-        return _slices(end, max(self.micro_batch_size, most))
+        return _slices(0, end, max(self.micro_batch_size, most))
 
     def _judged(self, weights: dict[str, Tensor], rows: slice) -> Tensor:
         """Return mean loss and number of right answers on some validation rows, (R, 2)."""
@@ -345,14 +379,15 @@ def _add(sums: dict[str, Tensor | None], more: dict[str, Tensor | None]) -> None
         sums[name] = value if total is None else total if value is None else total.add_(value)
 
 
-def _slices(end: int, size: int) -> list[slice]:
-    return [slice(start, min(start + size, end)) for start in range(0, end, size)]
+def _slices(start: int, end: int, size: int) -> list[slice]:
+    return [slice(first, min(first + size, end)) for first in range(start, end, size)]
 
 
-def _require_splittable(model: nn.Module) -> None:
+def _require_splittable(model: nn.Module, team: Team) -> None:
     """Raise ValueError for a model whose batches cannot be computed in parts."""
+    what = "micro_batch_size must be 0"
+    if team.size > 1:
+        what = f"the number of processes of a job must be 1, got {team.size}"
     for name, module in model.named_modules():
         if getattr(module, "needs_whole_batch", isinstance(module, _BatchNorm)):
-            raise ValueError(
-                f"micro_batch_size must be 0: {name or 'the model'} normalises over the whole batch"
-            )
+            raise ValueError(f"{what}: {name or 'the model'} normalises over the whole batch")

@@ -12,6 +12,7 @@ import torch
 from transfer.config import AdamWConfig, ComputeConfig, MupAdamWConfig, RunConfig, canonical_json
 from transfer.data import load
 from transfer.describe import footprint
+from transfer.distributed import current
 from transfer.families import Family
 
 _CPU_BYTES = 16 * 2**20
@@ -29,7 +30,7 @@ def most_runs(config: RunConfig, compute: ComputeConfig) -> int:
         return compute.stack_size
     budget = _CPU_BYTES
     if compute.device == "cuda":
-        budget = int(_GPU_SHARE * torch.cuda.mem_get_info()[0])
+        budget = current().least(int(_GPU_SHARE * torch.cuda.mem_get_info()[0]))
     return max(1, budget // bytes_per_run(config, compute))
 
 
@@ -40,7 +41,8 @@ def bytes_per_run(config: RunConfig, compute: ComputeConfig) -> int:
     adam = isinstance(config.optimizer, (AdamWConfig, MupAdamWConfig))
     # Weights, gradients, averages, and one more copy while the step is made.
     copies = 5 if adam else 4
-    examples = min(compute.micro_batch_size or config.batch_size, config.batch_size)
+    share = current().largest_share(config.batch_size)
+    examples = min(compute.micro_batch_size or share, share)
     kept = activation_bytes * examples * number / 4
     if config.precision == "bf16":
         kept *= _HALF_SHARE
@@ -66,10 +68,3 @@ def _footprint(config: RunConfig, compute: ComputeConfig) -> tuple[int, int]:
 
 
 _footprints: dict[str, tuple[int, int]] = {}
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and "allocate memory" in str(error)

@@ -6,15 +6,18 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from transfer import compiling
+from transfer import stack as stacks
 from transfer.checkpoint import Interval, load_checkpoint, save_checkpoint
 from transfer.compiling import Pace
 from transfer.config import ComputeConfig, RunConfig
+from transfer.distributed import Team, current
 from transfer.stack import Stack
 
 Status = Literal["done", "diverged", "failed"]
@@ -97,6 +100,9 @@ def train_stack(
     On the CPU with one thread every record is the same, bit for bit, as that of the run alone; on
     other devices equal to rounding in every step. Runs that diverge leave the stack.
 
+    Processes of one `transfer.distributed.Team` call this alike and get the same records; the first
+    one alone writes checkpoints, takes their time and has notes.
+
     Args:
         configs: What to train; different runs.
         compute: As for `train`.
@@ -110,33 +116,19 @@ def train_stack(
     Raises:
         ValueError: as `train`, or the runs do not belong together.
     """
-    started = time.monotonic()
-    files, compute = checkpoints or {}, compute or ComputeConfig()
-    device = torch.device(compute.device)
-    saved = {run_id: load_checkpoint(path, run_id, device) for run_id, path in files.items()}
-    states = {run_id: state for run_id, state in saved.items() if state is not None}
-    by_step: dict[int, list[RunConfig]] = {}
-    for config in configs:
-        step = states[config.run_id]["step"] if config.run_id in states else 0
-        by_step.setdefault(step, []).append(config)
-    found: dict[str, RunRecord] = {}
-    pace = Pace(compute.compile, on_note)
-    for step, part in by_step.items():
-        stack = Stack(part, compute)
-        if stack.alone is not None and len(configs) > 1 and on_note is not None:
-            on_note(f"the runs of this model are trained one at a time: {stack.alone}")
-        try:
-            if step:
-                stack.load([states[config.run_id] for config in part])
-            found |= _carry_on(stack, pace, files, checkpoint_every_s, on_step)
-        finally:
-            stack.data.close()
-            del stack
-            if device.type == "cuda":
-                # Who plans the next stack, in another process, sees what is free.
-                torch.cuda.empty_cache()
-    for path in files.values():
-        path.unlink(missing_ok=True)
+    started, team = time.monotonic(), current()
+    compute = compute or ComputeConfig()
+    pace = Pace(compute.compile, on_note if team.first else None)
+    try:
+        with team.alike():
+            found = _train_all(
+                configs, compute, pace, checkpoints or {}, checkpoint_every_s, on_step
+            )
+    except Exception:
+        if team.size > 1:
+            stacks.forget()
+            compiling.forget()
+        raise
     number, compile_s = len(configs), pace.compile_s
     wall_s = time.monotonic() - started - compile_s
     return [
@@ -148,6 +140,55 @@ def train_stack(
         )
         for config in configs
     ]
+
+
+def _train_all(
+    configs: Sequence[RunConfig],
+    compute: ComputeConfig,
+    pace: Pace,
+    files: dict[str, Path],
+    checkpoint_every_s: float | None,
+    on_step: Callable[[int], None] | None,
+) -> dict[str, RunRecord]:
+    """Train runs, those of one step as one program, and return the records by run id."""
+    device, team = torch.device(compute.device), current()
+    states = _states(files, device, team)
+    by_step: dict[int, list[RunConfig]] = {}
+    for config in configs:
+        step = states[config.run_id]["step"] if config.run_id in states else 0
+        by_step.setdefault(step, []).append(config)
+    found: dict[str, RunRecord] = {}
+    for step, part in by_step.items():
+        stack = Stack(part, compute)
+        if stack.alone is not None and len(configs) > 1 and pace.on_note is not None:
+            pace.on_note(f"the runs of this model are trained one at a time: {stack.alone}")
+        try:
+            if step:
+                stack.load([states[config.run_id] for config in part])
+            found |= _carry_on(stack, pace, files, checkpoint_every_s, on_step)
+        finally:
+            stack.data.close()
+            del stack
+            if device.type == "cuda":
+                # Who plans the next stack, in another process, sees what is free.
+                torch.cuda.empty_cache()
+    if team.first:
+        for path in files.values():
+            path.unlink(missing_ok=True)
+    return found
+
+
+def _states(files: dict[str, Path], device: torch.device, team: Team) -> dict[str, dict[str, Any]]:
+    """Return the states of the runs that have a checkpoint, the same in all processes."""
+    saved = {run_id: load_checkpoint(path, run_id, device) for run_id, path in files.items()}
+    states = {run_id: state for run_id, state in saved.items() if state is not None}
+    # A file that some process does not see, or sees an older one of, is of no use to the others.
+    seen = team.everybodys({run_id: int(state["step"]) for run_id, state in states.items()})
+    return {
+        run_id: state
+        for run_id, state in states.items()
+        if all(steps.get(run_id) == state["step"] for steps in seen)
+    }
 
 
 def _carry_on(
@@ -166,7 +207,7 @@ def _carry_on(
         pace.advance(stack)
         if on_step is not None:
             on_step(stack.step)
-        if files and interval.is_over():
+        if files and stack.team.first and interval.is_over():
             began = time.monotonic()
             for run, config in enumerate(stack.configs):
                 if config.run_id not in ended:
@@ -194,7 +235,7 @@ def _part_with_broken(stack: Stack, pace: Pace, ended: dict[str, RunRecord]) -> 
             left.append(run)
     # A compiled program is made for one number of runs: it is left only for far fewer.
     most = len(stack.configs) // 3 if stack.program.compiled else len(stack.configs) - 1
-    if left and len(left) <= most:
+    if left and stack.team.told(len(left) <= most):
         stack.keep(left)
         pace.restart()
     return bool(left)
