@@ -3,7 +3,11 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sweeps.table import StoredRun
+    from transfer.config import RunConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +27,7 @@ class Job:
         """Train stack by stack, each published when it has ended; return how many runs."""
         import torch
 
+        from launch.team import team
         from sweeps.packing import pack
         from sweeps.table import RunTable
         from sweeps.worker import work
@@ -33,19 +38,15 @@ class Job:
         torch.set_num_threads(1)
         given = json.loads(Path(self.spec).read_text("utf-8"))
         table = RunTable(Path(self.folder))
-        known = table.read()
         compute = ComputeConfig(**given["compute"])
         Arithmetic("float32", compute.device)  # one line where the node has no such device
         configs = [run_config_from_dict(data) for data in given["runs"]]
-        # A failed run is tried again if it had failed before the job was made, not in it.
-        again = {
-            run
-            for run, when in given["failed"].items()
-            if run in known and known[run].finished == when
-        }
-        left = [run for run in configs if run.run_id not in known or run.run_id in again]
-        for stack in pack(left, 1, lambda config: most_runs(config, compute)):
-            work(table, stack, lambda answer: print(answer, flush=True), compute)
+        with team(compute.device) as processes:
+            # What the first of them finds missing, all train.
+            missing = processes.everybodys(_missing(table.read(), configs, given["failed"]))[0]
+            left = [config for config in configs if config.run_id in missing]
+            for stack in pack(left, 1, lambda config: most_runs(config, compute)):
+                work(table, stack, lambda answer: print(answer, flush=True), compute)
         return len(left)
 
     def checkpoint(self) -> Any:
@@ -53,3 +54,19 @@ class Job:
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
+
+
+def _missing(
+    known: dict[str, "StoredRun"], configs: "list[RunConfig]", failed: dict[str, str]
+) -> list[str]:
+    """Return the runs without a result, by id.
+
+    A failed run is tried again if it had failed, at the time that is given, before the job was
+    made; not if it failed in this job, which may have been requeued.
+    """
+    return [
+        config.run_id
+        for config in configs
+        if config.run_id not in known
+        or (config.run_id in failed and known[config.run_id].finished == failed[config.run_id])
+    ]

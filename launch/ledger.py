@@ -54,10 +54,11 @@ class Submission:
         del data["folder"]
         write_json(self.folder / _FILE, data)
 
-    def log(self, task: int) -> Path | None:
-        """Return the file that a task writes to, if it has begun."""
-        found = sorted((self.folder / "submitit").glob(f"{self.job(task)}_*_log.out"))
-        return found[0] if self.array and found else None
+    def logs(self, task: int) -> list[Path]:
+        """Return the files that a task's processes write to; none before it has begun."""
+        if not self.array:
+            return []
+        return sorted((self.folder / "submitit").glob(f"{self.job(task)}_*_log.out"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

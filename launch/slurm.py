@@ -15,8 +15,8 @@ from launch import queue
 from launch.estimates import bundles, pace_of
 from launch.ledger import Spec, Submission, load, mark_cancelled, submissions
 from launch.submitting import TooManyError, submit
+from launch.team import last_words
 from launch.where import StoppedError
-from launch.words import last_words
 from sweeps.cluster import ClusterConfig
 from sweeps.packing import Bundle
 from sweeps.progress import Reporter
@@ -257,7 +257,7 @@ class SlurmRunner:
         job = task.submission.job(task.number)
         states = {known.job: known.state for known in told} | queue.accounted([job])
         how = f" ({states[job]})" if job in states else ""
-        said = last_words(task.submission, task.number)
+        said = last_words(task.submission.logs(task.number))
         why = f"SLURM's job {job} ended{how} without a result: {said}"
         table.publish([_failed(self._configs[run], why) for run in gone])
 

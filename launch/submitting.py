@@ -10,6 +10,7 @@ from typing import Any
 
 from launch.jobs import Job
 from launch.ledger import Spec, Submission, prepare, task_file
+from launch.team import SRUN_ARGS
 from sweeps.cluster import ClusterConfig
 from sweeps.database import VARIABLE
 from sweeps.packing import Bundle
@@ -112,9 +113,18 @@ def parameters(name: str, cluster: ClusterConfig) -> dict[str, Any]:
         "array_parallelism": c.parallelism,
         "signal_delay_s": c.signal_delay_s,
         "stderr_to_stdout": True,
+        **_several(c),
         "setup": [*_CLEAN, *c.setup],
         "additional_parameters": {name: value or True for name, value in c.extra.items()},
     }
+
+
+def _several(cluster: ClusterConfig) -> dict[str, Any]:
+    """Return what a job of several processes needs."""
+    number = cluster.tasks_per_node
+    if number == 1:
+        return {}
+    return {"nodes": 1, "ntasks_per_node": number, "srun_args": list(SRUN_ARGS)}
 
 
 def _words(text: str) -> str:

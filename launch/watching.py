@@ -43,7 +43,7 @@ def status(options: argparse.Namespace) -> int:
 def logs(options: argparse.Namespace) -> int:
     """Print the output of a run's job, or the last lines of jobs that gave no result."""
     from launch.ledger import submissions
-    from launch.words import last_words
+    from launch.team import last_words
 
     study = existing_study(options)
     made, rows = submissions(study.folder), study.table.read()
@@ -55,7 +55,7 @@ def logs(options: argparse.Namespace) -> int:
                 without = [r for r in runs if r not in rows or rows[r].status == "failed"]
                 if without:
                     name = submission.job(task) or submission.name
-                    print(f"{name}  {', '.join(without)}: {last_words(submission, task)}")
+                    print(f"{name}  {', '.join(without)}: {last_words(submission.logs(task))}")
         return DONE
     having = [
         (submission, task)
@@ -66,9 +66,11 @@ def logs(options: argparse.Namespace) -> int:
     if not having:
         raise ValueError(f"no job of {study.folder} has a run {options.run!r}")
     for submission, task in having:
-        log = submission.log(task)
-        print(f"== {log or f'job {submission.job(task) or submission.name} has not begun'}")
-        if log is not None:
+        found = submission.logs(task)
+        if not found:
+            print(f"== job {submission.job(task) or submission.name} has not begun")
+        for log in found:
+            print(f"== {log}")
             print(log.read_text("utf-8", "replace"), end="")
     return DONE
 

@@ -39,7 +39,9 @@ class ClusterConfig:
     exclude: str = ""
     """Nodes that are not used."""
     cpus: int = 1
-    """Of one process."""
+    """Of each process."""
+    tasks_per_node: int = 1
+    """Processes of a job, each with a GPU of its own, that train the same runs together."""
     mem_gb: int = 4
     """Memory of a job on its node."""
     time_min: int = 60
@@ -70,10 +72,13 @@ class ClusterConfig:
             require(key not in _OURS, f"cluster.extra.{key}", wanted, value)
         for line in self.setup:
             require("\n" not in line, "cluster.setup", "lines without line breaks", line)
-        for name in ("cpus", "mem_gb", "time_min", "parallelism"):
+        for name in ("cpus", "tasks_per_node", "mem_gb", "time_min", "parallelism"):
             require(getattr(self, name) >= 1, f"cluster.{name}", "at least 1", getattr(self, name))
         for name in ("runs_per_job", "signal_delay_s", "requeues"):
             require(getattr(self, name) >= 0, f"cluster.{name}", "at least 0", getattr(self, name))
+        if self.tasks_per_node > 1:
+            wanted = f"one with {self.tasks_per_node} GPUs, as many as cluster.tasks_per_node"
+            require(self.gpus in (0, self.tasks_per_node), "cluster.gres", wanted, self.gres)
         require_positive("cluster.target_min", self.target_min)
         delay, limit = self.signal_delay_s, 60 * self.time_min
         wanted = f"less than the limit of {limit} s (cluster.time_min)"
