@@ -68,6 +68,8 @@ class SlurmRunner:
         """Runs that were submitted and have not ended."""
         self._before: dict[str, StoredRun] = {}
         """Records that runs had already: those that are tried again."""
+        self._names: set[str] = set()
+        """Of the arrays that were submitted."""
         self._told: set[str] = set()
         self._asked = self._answered = time.monotonic()
 
@@ -185,16 +187,21 @@ class SlurmRunner:
                 if len(part) > 1:
                     size = len(part) // 2
                     continue
-                if self._tasks:
+                if self._tasks or self._are_ending():
                     return
                 raise
             del self._held[: len(part)]
+            self._names.add(made.name)
             for number, runs in enumerate(made.runs):
                 self._tasks[made.name, number] = _Task(made, number, set(runs))
 
     def _is_new(self, row: StoredRun | None) -> bool:
         """Whether a record is there, and not one that the run had before it was submitted."""
         return row is not None and row != self._before.get(row.run_id)
+
+    def _are_ending(self) -> bool:
+        """Whether jobs whose results are there have not left the queue yet."""
+        return any(job.name in self._names and not job.ended for job in queue.seen() or [])
 
     def _forget(self, found: set[str]) -> None:
         self._open -= found

@@ -1,9 +1,10 @@
 """How jobs are handed to SLURM: sbatch by way of submitit, and the script that it gets."""
 
+import io
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,8 @@ def submit(
 
     made = prepare(study.resolve(), bundles, spec, cluster.gpus)
     try:
-        with _outside_of_jobs():
+        # submitit passes on what sbatch says besides raising it.
+        with _outside_of_jobs(), redirect_stderr(io.StringIO()):
             executor = submitit.SlurmExecutor(
                 made.folder / "submitit", max_num_timeout=cluster.requeues
             )

@@ -21,7 +21,7 @@ SRUN_ARGS = ("--kill-on-bad-exit=1",)
 """For a job of several processes: none is left behind when one has died."""
 _HERE = "127.0.0.1"
 _LOST = "transfer.distributed.TeamBroken:"
-_FRAME = ("srun:", "slurmstepd:", "submitit ")
+_FRAME = ("srun:", "slurmstepd", "submitit ")
 
 
 @contextmanager

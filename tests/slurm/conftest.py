@@ -12,7 +12,7 @@ import pytest
 
 from sweeps.cluster import ClusterConfig
 from sweeps.plan import run_config
-from tests.helpers import tiny_dict, tiny_experiment, toml_of
+from tests.helpers import DELETE, tiny_dict, tiny_experiment, toml_of
 from transfer.config import RunConfig
 
 REQUIRED = bool(os.environ.get("LMO_TRANSFER_REQUIRE_SLURM"))
@@ -67,10 +67,15 @@ Lmo = Callable[..., "subprocess.Popen[str]"]
 
 @pytest.fixture
 def lmo(tmp_path: Path) -> Lmo:
-    """Start the command in a folder with tiny.toml and the profile a100.toml."""
-    name = f"s{uuid.uuid4().hex[:8]}"
+    """Start the command in a folder with two experiments and the profile a100.toml.
+
+    tiny.toml has two stages of jobs, the tuning of one arm and its sweep; both.toml has two arms.
+    """
+    changes = {"name": f"s{uuid.uuid4().hex[:8]}", "train.steps": 300}
     (tmp_path / "a100.toml").write_text(PROFILE)
-    (tmp_path / "tiny.toml").write_text(toml_of(tiny_dict({"name": name, "train.steps": 300})))
+    (tmp_path / "both.toml").write_text(toml_of(tiny_dict(changes)))
+    one = {**changes, "arms.scion": DELETE}
+    (tmp_path / "tiny.toml").write_text(toml_of(tiny_dict(one)))
 
     def start(*words: str, **environment: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(

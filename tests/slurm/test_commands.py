@@ -80,7 +80,7 @@ def test_cancel_empties_the_queue_and_stops_the_driver(lmo: Lmo, study: Path) ->
 
 def test_a_whole_run_in_which_no_trial_is_trained_twice(lmo: Lmo, study: Path) -> None:
     """With a secret in the environment, which no file of the study has."""
-    out = _out(lmo, "run", "tiny.toml", *SLURM, MY_TOKEN="s3cr3t-of-mine")
+    out = _out(lmo, "run", "both.toml", *SLURM, MY_TOKEN="s3cr3t-of-mine")
     assert "report.html" in out
     lines = [
         json.loads(line)
@@ -88,11 +88,18 @@ def test_a_whole_run_in_which_no_trial_is_trained_twice(lmo: Lmo, study: Path) -
         for line in path.read_text().splitlines()
     ]
     ids = [line["run_id"] for line in lines]
-    assert len(ids) == len(set(ids)) and {line["status"] for line in lines} == {"done"}
+    assert len(ids) == len(set(ids)) and "failed" not in {line["status"] for line in lines}
     told = _counts(lmo, study)
     assert not told["jobs"] and told["slurm_answers"] and told["hours_used"] > 0
     for path in study.rglob("*"):
         assert path.is_dir() or b"s3cr3t-of-mine" not in path.read_bytes(), path
+
+
+def test_a_refusal_is_one_line(lmo: Lmo, study: Path) -> None:
+    out = _out(lmo, "sweep", "tiny.toml", *SLURM[:2], "--cluster.partition", "moon", code=2)
+    said = [line for line in out.splitlines() if "moon" in line]
+    assert len(said) == 1 and said[0].startswith("lmo-transfer: SLURM refuses the jobs: sbatch:")
+    assert in_queue(study) == []
 
 
 def test_without_slurm_it_is_said(lmo: Lmo, tmp_path: Path) -> None:

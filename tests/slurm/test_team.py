@@ -16,6 +16,7 @@ from sweeps.progress import Reporter
 from sweeps.runner import LocalRunner
 from sweeps.table import RunTable, StoredRun
 from tests.helpers import tiny_experiment, wait_until
+from tests.slurm.conftest import in_queue
 from transfer.config import AdamWConfig, CustomConfig, RunConfig
 
 pytestmark = pytest.mark.slurm
@@ -112,7 +113,7 @@ def test_two_processes_give_the_table_of_one(tmp_path: Path) -> None:
     # The first loss is that of the start, where rounding has not added up yet.
     assert all(two[key][0] == pytest.approx(one[key][0], rel=1e-6) for key in one)
     logs = sorted((tmp_path / "there" / "jobs").glob("*/submitit/*_log.out"))
-    assert {log.name.split("_")[2] for log in logs} == {"0", "1"}, "two processes a job"
+    assert {log.name.split("_")[-2] for log in logs} == {"0", "1"}, "two processes a job"
 
 
 @pytest.mark.parametrize(
@@ -136,10 +137,10 @@ def test_a_process_that_fails_ends_the_job(
 
 
 def test_a_job_hands_itself_on_once_and_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = 900
-    table, study = RunTable(tmp_path / "runs"), tmp_path / "runs"
+    table, study = RunTable(home), home
 
     class Limit(Reporter):
         """Sends the signal that comes before the time limit, once there are checkpoints."""
@@ -150,9 +151,7 @@ def test_a_job_hands_itself_on_once_and_goes_on(
         def reach(self) -> None:
             wait_until(lambda: len(calls(0)) == 1 and calls(0)[0] > 250, 60, "some steps")
             wait_until(lambda: len([*study.glob("checkpoints/*.pt")]) == 2, 60, "checkpoints")
-            ids = subprocess.run(["squeue", "-h", "-o", "%A", "-n", f"lmo-{study.name}"[:40]],
-                                 capture_output=True, text=True, check=True)  # fmt: skip
-            subprocess.run(["scancel", "--signal", "USR2", *ids.stdout.split()], check=True)
+            subprocess.run(["scancel", "--signal", "USR2", *in_queue(study)], check=True)
 
     def calls(rank: int) -> list[int]:
         """Return how often the model was called by every process of a rank, in their order."""
