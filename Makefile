@@ -16,7 +16,7 @@ help:
 	@echo 'make slow    run the tests that take long: kills, torn journals, compiling'
 	@echo 'make browser open reports in headless Chromium, where there is one'
 	@echo 'make slurm   train on the SLURM that answers to sinfo, where there is one'
-	@echo 'make postgres  tune with a PostgreSQL server that the tests start, where there is one'
+	@echo 'make postgres tune with a PostgreSQL server that the tests start, where there is one'
 	@echo 'make check   linters, types, import arrows'
 	@echo 'make format  format the code'
 	@echo 'make clean   remove .venv and caches; studies/ stays'
@@ -56,8 +56,9 @@ slow: $(VENV)/.installed-dev
 browser: $(VENV)/.installed-dev
 	$(TEST_ENV) $(BIN)/python -m pytest -q -m browser
 
+# Most of its time is waiting.
 slurm: $(VENV)/.installed-dev
-	$(PYTEST) -m slurm
+	$(PYTEST) -n 4 -m slurm
 
 postgres: $(VENV)/.installed-dev
 	$(TEST_ENV) $(BIN)/python -m pytest -q -m postgres

@@ -13,7 +13,10 @@ import pytest
 from launch.ledger import submissions
 from launch.slurm import SlurmRunner
 from launch.submitting import script
+from sweeps.inprocess import InProcessRunner
+from sweeps.plan import run_config
 from sweeps.progress import Reporter
+from sweeps.reading import load_experiment
 from sweeps.runner import LocalRunner
 from sweeps.table import RunTable
 from tests.helpers import contents, wait_until
@@ -67,6 +70,23 @@ def test_the_table_is_that_of_this_machine(home: Path, tmp_path: Path) -> None:
     expected = script(made.folder, made.name, 6, replace(CLUSTER, runs_per_job=2))
     assert written.read_text() == expected, "what a dry run shows"
     wait_until(lambda: in_queue(home) == [], 20, "an empty queue")
+
+
+def test_two_hundred_runs_of_digits(home: Path, tmp_path: Path) -> None:
+    """Five to a job, four jobs at a time, one submission; the same bits as in this process."""
+    experiment = load_experiment("digits-mlp")
+    arm = experiment.arms["scion"].optimizer
+    runs = [
+        run_config(experiment, "scion", replace(arm, stepsize=2.0**-k), size=32, seed=seed)
+        for k in range(10)
+        for seed in range(20)
+    ]
+    here, there = RunTable(tmp_path / "here"), RunTable(home)
+    InProcessRunner().run(here, runs, Reporter())
+    _train(there, runs, runs_per_job=5)
+    assert len(there.read()) == 200 and contents(there) == contents(here)
+    (made,) = submissions(home)
+    assert [len(task) for task in made.runs] == [5] * 40
 
 
 @pytest.mark.parametrize(
