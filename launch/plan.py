@@ -1,17 +1,14 @@
 """Which runs a study consists of, as far as that can be told before it is tuned."""
 
-from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from launch.pipeline import settled
 from sweeps.adaptive import needed
-from sweeps.errors import FailedTrialError
+from sweeps.errors import FailedTrialError, NotTunedError
 from sweeps.plan import PlannedRun, Purpose, check_runs, star_runs, sweep_runs
-from sweeps.progress import Reporter
 from sweeps.study import Study
-from sweeps.table import StoredRun
-from sweeps.tune import Tuned, tune_arm
+from sweeps.tune import Tuned
 from transfer.config import RunConfig
 
 _PLANS = (sweep_runs, star_runs, check_runs)
@@ -51,29 +48,6 @@ class ArmPlan:
         return asked + [Expected(run, False) for run in self.tuning[:1] * missing]
 
 
-class _Asked:
-    """Trains nothing, and keeps what it was asked to train; see `sweeps.trials.Trainer`."""
-
-    background = False
-
-    def __init__(self, study: Study) -> None:
-        self._study = study
-        self.runs: dict[str, RunConfig] = {}
-
-    def train(self, configs: Sequence[RunConfig]) -> dict[str, StoredRun]:
-        """Return the table if it has these runs; LookupError if not."""
-        self.runs.update((run.run_id, run) for run in configs)
-        return self._study.ensure(configs, None, Reporter())
-
-    def submit(self, configs: Sequence[RunConfig]) -> None:
-        """Nobody asks for that."""
-        raise NotImplementedError
-
-    def wait(self, run_ids: Collection[str]) -> dict[str, StoredRun]:
-        """Nobody asks for that."""
-        raise NotImplementedError
-
-
 def arm_plan(study: Study, arm: str) -> ArmPlan:
     """Return what an arm's runs are, from the run table alone.
 
@@ -82,18 +56,11 @@ def arm_plan(study: Study, arm: str) -> ArmPlan:
         arm: Name of the arm.
     """
     experiment, config = study.experiment, study.experiment.arms[arm]
-    asked = _Asked(study)
     try:
-        tuned = tune_arm(
-            study.folder / "tuning",
-            experiment,
-            arm,
-            trainer=asked,
-            reporter=Reporter(),
-            replay=True,
-        )
-    except (LookupError, FailedTrialError):
-        tuned = None
+        tuned = study.tuned(arm)
+        asked = tuned.tried
+    except (NotTunedError, FailedTrialError) as error:
+        tuned, asked = None, error.asked
     if tuned is None:
         later = [run for plan in _PLANS for run in plan(experiment, arm, config.optimizer)]
     else:
@@ -105,7 +72,7 @@ def arm_plan(study: Study, arm: str) -> ArmPlan:
     return ArmPlan(
         arm=arm,
         tuned=tuned,
-        tuning=tuple(asked.runs.values()),
+        tuning=tuple({run.run_id: run for run in asked}.values()),
         tuning_runs=trials * len(experiment.tune.seeds),
         later=tuple(later),
     )

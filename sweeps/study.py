@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sweeps.database import requested_database
+from sweeps.database import Database, requested_database
 from sweeps.driver import require_idle
 from sweeps.experiment import Experiment
 from sweeps.plan import PlannedRun, check_runs, roles_at, star_runs, sweep_runs
@@ -126,24 +126,42 @@ class Study:
 
         Raises:
             FailedTrialError: a run of the tuning failed.
-            LookupError: runs are missing and there is no runner.
+            NotTunedError: runs are missing and there is no runner.
             ValueError: the database asked for cannot be one.
             DatabaseError: it cannot be reached, or refuses.
         """
-
         database = None if runner is None else requested_database()
         return {
-            arm: tune_arm(
-                self.folder / "tuning",
-                self.experiment,
-                arm,
-                trainer=_Trainer(self, runner, reporter, retry_failed),
-                reporter=reporter,
-                replay=runner is None,
-                database=database,
-            )
+            arm: self._tune_arm(arm, runner, reporter, retry_failed, database)
             for arm in self.experiment.arms
         }
+
+    def tuned(self, arm: str) -> Tuned:
+        """Return the best setting of an arm, from the run table; trains and writes nothing.
+
+        Raises:
+            NotTunedError: runs of its tuning are missing.
+            FailedTrialError: one of them failed.
+        """
+        return self._tune_arm(arm, None, Reporter())
+
+    def _tune_arm(
+        self,
+        arm: str,
+        runner: Runner | None,
+        reporter: Reporter,
+        retry_failed: bool = False,
+        database: Database | None = None,
+    ) -> Tuned:
+        return tune_arm(
+            self.folder / "tuning",
+            self.experiment,
+            arm,
+            trainer=_Trainer(self, runner, reporter, retry_failed),
+            reporter=reporter,
+            replay=runner is None,
+            database=database,
+        )
 
     def ensure(
         self,

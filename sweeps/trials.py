@@ -40,6 +40,7 @@ class Trials:
 
     Attributes:
         rows: The table as it was read last.
+        asked: Runs of every setting that was asked for, by run id.
     """
 
     def __init__(self, experiment: Experiment, arm: str, trainer: Trainer) -> None:
@@ -50,11 +51,12 @@ class Trials:
         self._begun: set[str] = set()
         """Runs that were submitted."""
         self.rows: dict[str, StoredRun] = trainer.train([])
+        self.asked: dict[str, RunConfig] = {}
 
     def configs(self, settings: Settings) -> list[RunConfig]:
         """Return the runs of one setting, one a seed."""
         optimizer = with_settings(self.experiment.arms[self.arm].optimizer, settings)
-        return [
+        runs = [
             run_config(
                 self.experiment,
                 self.arm,
@@ -64,6 +66,8 @@ class Trials:
             )
             for seed in self.experiment.tune.seeds
         ]
+        self.asked.update((run.run_id, run) for run in runs)
+        return runs
 
     # --- training ---
 

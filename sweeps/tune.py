@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sweeps.errors import FailedTrialError
+from sweeps.errors import FailedTrialError, NotTunedError
 from sweeps.experiment import ArmConfig, Experiment
 from sweeps.plan import with_settings
 from sweeps.progress import Reporter
@@ -65,7 +65,7 @@ def tune_arm(
 
     Raises:
         FailedTrialError: a run failed, or every trial diverged.
-        LookupError: runs are missing and nothing may be trained.
+        NotTunedError: runs are missing and nothing may be trained.
         DatabaseError: the database cannot be reached, or refuses.
     """
     config = experiment.arms[arm]
@@ -80,12 +80,18 @@ def tune_arm(
             run_ids=(),
         )
     trials = Trials(experiment, arm, trainer)
-    if set(config.search) == {"stepsize"}:
-        settings, method = _enumerate(trials, config, reporter), "grid"
-    else:
-        settings = sample(folder, trials, config, reporter, replay=replay, database=database)
-        method = experiment.tune.sampler
-    values = [trials.value(s) for s in settings]
+    try:
+        if set(config.search) == {"stepsize"}:
+            settings, method = _enumerate(trials, config, reporter), "grid"
+        else:
+            settings = sample(folder, trials, config, reporter, replay=replay, database=database)
+            method = experiment.tune.sampler
+        values = [trials.value(s) for s in settings]
+    except LookupError as error:
+        raise NotTunedError(str(error), tuple(trials.asked.values())) from error
+    except FailedTrialError as error:
+        error.asked = tuple(trials.asked.values())
+        raise
     best = int(np.argmin(values))
     if not math.isfinite(values[best]):
         raise FailedTrialError(f"arm {arm!r}: every trial diverged; lower search.stepsize")
