@@ -12,6 +12,8 @@ START_S = 20.0
 """Until a job has begun to train: Python, torch, and the data."""
 _LEAST_S = 10 * START_S
 """Jobs shorter than that would spend their time on starting."""
+_MINUTE_S = 60.0
+"""SLURM's own unit of limits: no job is packed to less."""
 _FLOPS = {"cpu": 5e9, "mps": 1e12, "cuda": 1e13}
 _HALF_FLOPS = 1e14
 """Operations a second that a run is thought to reach before one was timed, on a GPU in bf16."""
@@ -33,11 +35,12 @@ def pace_of(rows: Iterable[StoredRun], compute: ComputeConfig) -> Pace:
 def bundles(
     configs: Sequence[RunConfig], pace: Pace, compute: ComputeConfig, cluster: ClusterConfig
 ) -> list[Bundle]:
-    """Pack runs into jobs of the cluster."""
+    """Pack runs into jobs of the cluster, which end before their limit if the times are right."""
+    limit_s = 60 * cluster.time_min - cluster.signal_delay_s - START_S
     return bundle(
         configs,
         lambda config: pace.seconds(config) or 0.0,
-        target_s=60 * min(cluster.target_min, cluster.time_min),
+        target_s=max(_MINUTE_S, min(60 * cluster.target_min, limit_s)),
         least_s=_LEAST_S,
         jobs_at_a_time=cluster.parallelism,
         most_runs=cluster.runs_per_job,

@@ -54,6 +54,12 @@ class Submission:
         del data["folder"]
         write_json(self.folder / _FILE, data)
 
+    def retried(self, task: int) -> dict[str, str]:
+        """Return which runs a task tries again, and when they had failed, by run id."""
+        given = json.loads(task_file(self.folder, task).read_text("utf-8"))
+        failed: dict[str, str] = given["failed"]
+        return failed
+
     def logs(self, task: int) -> list[Path]:
         """Return the files that a task's processes write to; none before it has begun."""
         if not self.array:

@@ -29,8 +29,9 @@ class Queued:
 
     @property
     def task(self) -> int:
-        """Number in its array; 0 if it is in none."""
-        return int(self.job.partition("_")[2] or 0)
+        """Number in its array; 0 if it is in none, -1 if it stands for several."""
+        number = self.job.partition("_")[2] or "0"
+        return int(number) if number.isdigit() else -1
 
     @property
     def ended(self) -> bool:

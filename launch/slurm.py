@@ -117,7 +117,7 @@ class SlurmRunner:
         self._configs |= wanted
         self._open |= wanted.keys()
         self._before |= {run: rows[run] for run in wanted if run in rows}
-        there = self._adopt(study, set(wanted))
+        there = self._adopt(study, set(wanted), rows)
         if there:
             reporter.note(f"{len(there)} runs are in SLURM's queue already and are waited for")
         new = [config for run, config in wanted.items() if run not in there]
@@ -155,8 +155,9 @@ class SlurmRunner:
 
     # --- the queue ---
 
-    def _adopt(self, study: Path, wanted: set[str]) -> set[str]:
-        """Return the runs that jobs in the queue have, whoever submitted them, and follow those."""
+    def _adopt(self, study: Path, wanted: set[str], rows: dict[str, StoredRun]) -> set[str]:
+        """Return the runs that jobs in the queue will train, whoever submitted them, and follow
+        those jobs."""
         earlier = [s for s in submissions(study) if not s.cancelled]
         if earlier and wanted:
             live = _live(queue.seen())
@@ -164,8 +165,16 @@ class SlurmRunner:
                 raise ValueError("SLURM does not answer (squeue fails): try again when it does")
             for submission in earlier:
                 for number, runs in enumerate(submission.runs):
-                    key, ours = (submission.name, number), set(runs) & wanted
-                    if ours and key in live and key not in self._tasks:
+                    key = submission.name, number
+                    if key in self._tasks or key not in live or not wanted & set(runs):
+                        continue
+                    retried = submission.retried(number)
+                    ours = {
+                        run
+                        for run in wanted & set(runs)
+                        if run not in rows or rows[run].finished == retried.get(run)
+                    }
+                    if ours:
                         self._tasks[key] = _Task(submission, number, ours)
         known = {run for task in self._tasks.values() for run in task.left}
         known |= {run.run_id for bundle, _ in self._held for run in bundle.runs}

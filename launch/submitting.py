@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from launch import queue
 from launch.jobs import Job
 from launch.ledger import Spec, Submission, prepare, task_file
 from launch.team import SRUN_ARGS
@@ -56,6 +57,9 @@ def submit(
         words = _words(str(error))
         kind = TooManyError if any(limit in words for limit in _LIMITS) else ValueError
         raise kind(f"SLURM refuses the jobs: {words}") from None
+    except BaseException:
+        queue.cancel([made.name])  # interrupted: nobody would follow what SLURM may have taken
+        raise
     made = replace(made, array=jobs[0].job_id.partition("_")[0])
     made.save()
     return made

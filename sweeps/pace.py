@@ -24,7 +24,7 @@ _Size = tuple[int, int, int]
 
 
 class Pace:
-    """Seconds that runs take, one's share of its stack each.
+    """Seconds that runs take: each its share of the time of its stack, compiling included.
 
     Args:
         rows: Runs of the table.
@@ -45,7 +45,8 @@ class Pace:
             if row.status == "done" and row.stopped_step and _device(row) == device:
                 config = row.config
                 size = config["width"], config["depth"], config["batch_size"]
-                times[_kind(config)][size].append(row.wall_s / row.stopped_step)
+                took = row.wall_s + row.compile_s
+                times[_kind(config)][size].append(took / row.stopped_step)
         self._known = {
             kind: {size: median(found) for size, found in sizes.items()}
             for kind, sizes in times.items()
