@@ -67,10 +67,19 @@ def _dispatch(name: str, rest: list[str]) -> int:
     options.source, options.fields_given, options.given = source, fields, rest
     if fields and not COMMANDS[name].fields:
         raise UsageError(f"{name} does not take {' '.join(fields)!r}: see {PROG} {name} --help")
-    workers = getattr(options, "workers", None)
-    if workers is not None and workers < 1:
-        raise UsageError(f"--workers must be at least 1, got {workers}")
+    _check_workers(getattr(options, "workers", None))
     return _HANDLERS[name](options)
+
+
+def _check_workers(number: int | None) -> None:
+    """Raise UsageError unless every worker has a core: with fewer all are slower together."""
+    if number is None:
+        return
+    from sweeps.runner import num_cores
+
+    if not 1 <= number <= num_cores():
+        cores = f"the cores that this command may use ({num_cores()})"
+        raise UsageError(f"--workers must be at least 1 and at most {cores}, got {number}")
 
 
 def _number(word: str) -> str:

@@ -76,7 +76,7 @@ class LocalRunner:
 
     def __init__(self, workers: int | None = None, compute: ComputeConfig | None = None) -> None:
         self.compute = compute or ComputeConfig()
-        self.workers = workers or (_num_cores() if self.compute.device == "cpu" else 1)
+        self.workers = workers or (num_cores() if self.compute.device == "cpu" else 1)
         self._crew: list[_Worker] = []
         self._folder = ""
 
@@ -157,7 +157,7 @@ def _follow(answers: _Answers, num_runs: int, reporter: Reporter) -> None:
         reporter.advance(answer)
 
 
-def _num_cores() -> int:
+def num_cores() -> int:
     """Count the cores this process may use; not every system can restrict them."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
