@@ -20,6 +20,7 @@ from sweeps.progress import Reporter
 from sweeps.storage import TOLD, in_memory, open_database, open_journal, settings_of
 from sweeps.trials import Settings, Trials
 from transfer.config import ScionConfig
+from transfer.seeds import derived_seed
 
 if TYPE_CHECKING:
     import optuna
@@ -266,8 +267,6 @@ def _step(name: str) -> float:
 def _sampler(name: str, experiment: Experiment, number: int) -> "optuna.samplers.BaseSampler":
     """Make a sampler for one trial; every argument is stated, so defaults cannot drift."""
     import optuna
-
-    from transfer.seeds import derived_seed
 
     seed = derived_seed("sampler", experiment.tune.sampler_seed, number)
     if name == "random":

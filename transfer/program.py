@@ -19,7 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from transfer.arithmetic import Arithmetic
 from transfer.config import require
-from transfer.data.base import Batch, derived_seed
+from transfer.data.base import Batch
+from transfer.seeds import derived_seed
 
 Tensors = dict[str, Tensor]
 _PREFIX = "model."

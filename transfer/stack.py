@@ -22,12 +22,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from transfer import data as datasets
 from transfer.arithmetic import Arithmetic
 from transfer.config import ComputeConfig, CustomConfig, RunConfig, ScionConfig, stack_key
-from transfer.data.base import Batch, derived_seed
+from transfer.data.base import Batch
 from transfer.distributed import Team, current
 from transfer.families import Family
 from transfer.program import Judged, Program, noise_seed, template, why_not_together
 from transfer.roles import init_parameters
 from transfer.schedules import factor
+from transfer.seeds import derived_seed
 from transfer.steppers import make_stepper
 from transfer.undrawn import Undrawn
 

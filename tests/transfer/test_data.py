@@ -10,7 +10,8 @@ from tests.helpers import check_batches
 from transfer.config import DigitsConfig
 from transfer.data import load
 from transfer.data.arrays import ArrayData
-from transfer.data.base import derived_seed, positions
+from transfer.data.base import positions
+from transfer.seeds import derived_seed
 
 IntArray = NDArray[np.int64]
 

@@ -15,7 +15,8 @@ from tests.helpers import check_batches, write_shard
 from transfer import data
 from transfer.config import TokensConfig
 from transfer.data import shards
-from transfer.data.base import derived_seed, positions
+from transfer.data.base import positions
+from transfer.seeds import derived_seed
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 

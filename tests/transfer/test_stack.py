@@ -35,10 +35,10 @@ from transfer.config import (
     VitConfig,
     stack_key,
 )
-from transfer.data.base import derived_seed
 from transfer.families import Family
 from transfer.roles import DEFAULT_RULES, build_optimizer, init_parameters
 from transfer.schedules import factor
+from transfer.seeds import derived_seed
 from transfer.stack import Stack
 from transfer.train import train, train_stack
 

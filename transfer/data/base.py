@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from transfer.config import DataShape
-from transfer.seeds import derived_seed as derived_seed
+from transfer.seeds import derived_seed
 
 
 class Batch(NamedTuple):

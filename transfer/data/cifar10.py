@@ -20,9 +20,10 @@ from torch import Tensor
 
 from transfer.config import Cifar10Config, Views
 from transfer.data.arrays import ArrayData
-from transfer.data.base import Batch, derived_seed, on_device, part_notes, positions
+from transfer.data.base import Batch, on_device, part_notes, positions
 from transfer.data.cache import place
 from transfer.data.python_batch import read_batch
+from transfer.seeds import derived_seed
 
 _BLOCK = 1 << 20
 _PER_FILE = 10_000

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from transfer.config import DigitsConfig
 from transfer.data.arrays import ArrayData
-from transfer.data.base import derived_seed
+from transfer.seeds import derived_seed
 
 NUM_VALIDATION = 360
 

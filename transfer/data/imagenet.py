@@ -16,7 +16,6 @@ from transfer.data.base import (
     Batch,
     Dataset,
     Position,
-    derived_seed,
     on_device,
     part_notes,
     positions,
@@ -25,6 +24,7 @@ from transfer.data.cache import place
 from transfer.data.decoder import Decoder, Images
 from transfer.data.folders import Split, scan
 from transfer.data.whole import require_whole
+from transfer.seeds import derived_seed
 
 # The channels' mean and deviation over ImageNet's training images, as torchvision's models and
 # DeiT (Touvron et al. 2021, arXiv:2012.12877) have them.

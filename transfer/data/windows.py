@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from transfer.config import CharactersConfig, DataShape, TokensConfig
-from transfer.data.base import Batch, Dataset, derived_seed, on_device, part_notes, positions
+from transfer.data.base import Batch, Dataset, on_device, part_notes, positions
+from transfer.seeds import derived_seed
 
 Text = NDArray[np.uint16]
 
