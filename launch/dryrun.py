@@ -7,18 +7,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launch.sources import study_of
-from launch.where import cluster_of
+from launch.where import where_of
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from sweeps.cluster import ClusterConfig
     from sweeps.packing import Bundle
+    from sweeps.plan import Purpose
     from transfer.config import RunConfig
 
 
-def print_plan(options: argparse.Namespace) -> None:
+_LATER: "dict[str, tuple[str, tuple[Purpose, ...]]]" = {
+    "sweep": ("sweep and radii", ("sweep", "radii")),
+    "run": ("sweep, radii and check", ("sweep", "radii", "check")),
+}
+"""What comes after the tuning, by command."""
+
+
+def print_plan(options: argparse.Namespace, command: str) -> None:
     """Print the plan of the runs that a study lacks, by stage.
+
+    Args:
+        options: Of the command line.
+        command: run, sweep or tune.
 
     Raises:
         ValueError: as the command itself would, but for what only SLURM can refuse.
@@ -30,12 +42,17 @@ def print_plan(options: argparse.Namespace) -> None:
     from launch.submitting import script
 
     study, console = study_of(options, preview=True), make_console()
-    cluster, compute = cluster_of(options, study), study.experiment.compute
-    rows = study.table.read()
+    _, cluster = where_of(options, study.folder, study.experiment)
+    compute, rows = study.experiment.compute, study.table.read()
     plans = [arm_plan(study, arm) for arm in study.experiment.arms]
     pace = pace_of(rows.values(), compute)
     stages = {f"tune {plan.arm}": missing([plan], rows, ("tune",)) for plan in plans}
-    stages["sweep, radii and check"] = missing(plans, rows, ("sweep", "radii", "check"))
+    if command != "tune":
+        title, purposes = _LATER[command]
+        stages[title] = missing(plans, rows, purposes)
+    if not options.retry_failed:
+        for title, runs in stages.items():
+            stages[title] = [run for run in runs if run.run_id not in rows]
     console.print(f"{study.folder}: nothing is submitted; this is what would be", markup=False)
     packed = {}
     for title, runs in stages.items():
@@ -43,17 +60,19 @@ def print_plan(options: argparse.Namespace) -> None:
         _print_stage(console, title, packed[title], cluster, study.experiment.sweep.axis)
     if any(plan.tuned is None for plan in plans):
         console.print(
-            "The tuning goes batch by batch (tune.batch trials at a time), and the sweep goes "
-            "around what it finds: the jobs are as many and as long for any stepsize.",
+            "Trials that Optuna proposes are submitted as results arrive, tune.batch at a time, "
+            "so they are more arrays than that. The sweep goes around what the tuning finds: its "
+            "jobs are as many and as long for any stepsize.",
             soft_wrap=True,
         )
     known = sum(pace.is_known(run) for runs in stages.values() for run in runs)
     total = sum(map(len, stages.values()))
-    console.print(
-        f"times: {known} of {total} runs from the run table, the others guessed from their "
-        "operations",
-        markup=False,
-    )
+    if total:
+        console.print(
+            f"times: {known} of {total} runs from the run table, the others guessed from their "
+            "operations",
+            markup=False,
+        )
     most = max((len(jobs) for jobs in packed.values()), default=0)
     if most:
         folder = Path(study.folder).resolve() / "jobs" / f"lmo-{study.folder.name}-DATE"

@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from transfer.config import RunConfig
 
 
+_WAIT_S = 20.0
+"""So long a job waits for the end of its step before it hands itself on all the same."""
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """Trains the runs of one file into the run table of one folder; submitit pickles it.
@@ -32,10 +36,12 @@ class Job:
         from sweeps.table import RunTable
         from sweeps.worker import work
         from transfer.arithmetic import Arithmetic
+        from transfer.checkpoint import saved
         from transfer.config import ComputeConfig, run_config_from_dict
         from transfer.stacksize import most_runs
 
         torch.set_num_threads(1)
+        _save_before_handing_on()
         given = json.loads(Path(self.spec).read_text("utf-8"))
         table = RunTable(Path(self.folder))
         compute = ComputeConfig(**given["compute"])
@@ -46,6 +52,7 @@ class Job:
             missing = processes.everybodys(_missing(table.read(), configs, given["failed"]))[0]
             left = [config for config in configs if config.run_id in missing]
             for stack in pack(left, 1, lambda config: most_runs(config, compute)):
+                saved()  # between stacks there is nothing to write
                 work(table, stack, lambda answer: print(answer, flush=True), compute)
         return len(left)
 
@@ -54,6 +61,31 @@ class Job:
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
+
+
+def _save_before_handing_on() -> None:
+    """Have the signal that comes before the limit write checkpoints first, if that is soon."""
+    import signal
+
+    from transfer.checkpoint import save_soon, saved
+
+    theirs = signal.getsignal(signal.SIGUSR2)
+    if not callable(theirs):
+        return  # called outside of a job
+
+    def reached(number: int, frame: Any) -> None:
+        def hand_on() -> None:
+            try:
+                theirs(number, frame)
+            except Exception as error:  # training must not take it for a fault of the run
+                print(f"{type(error).__name__}: {error}", flush=True)
+                raise SystemExit(1) from None
+
+        save_soon(hand_on)
+        signal.setitimer(signal.ITIMER_REAL, _WAIT_S)
+
+    signal.signal(signal.SIGALRM, lambda number, frame: saved())
+    signal.signal(signal.SIGUSR2, reached)
 
 
 def _missing(

@@ -10,15 +10,17 @@ import re
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sweeps.packing import Bundle
 from sweeps.study import write_json
 from transfer.config import ComputeConfig, RunConfig, canonical_json
+from transfer.files import replace_file
 
 _FILE = "submission.json"
+_CANCELLED = "cancelled"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,8 +38,6 @@ class Submission:
     """Of every task."""
     array: str = ""
     """SLURM's id; empty until SLURM has told it."""
-    cancelled: bool = False
-    """Whether it was cancelled by `cancel` or by its driver."""
 
     @property
     def name(self) -> str:
@@ -128,6 +128,15 @@ def load(folder: Path) -> Submission | None:
         return None
 
 
-def mark_cancelled(submission: Submission) -> None:
-    """Note that a submission is cancelled, before SLURM is asked to: its driver stops then."""
-    replace(submission, cancelled=True).save()
+def cancel_mark(study: Path) -> str:
+    """Return what `cancel` wrote last; a command that sees it change stops."""
+    try:
+        return (study / "jobs" / _CANCELLED).read_text("utf-8")
+    except FileNotFoundError:
+        return ""
+
+
+def mark_cancelled(study: Path) -> None:
+    """Have the command that is at work on a study stop before it submits or waits any more."""
+    text = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {uuid.uuid4().hex}\n"
+    replace_file(study / "jobs" / _CANCELLED, lambda path: path.write_text(text, "utf-8"))

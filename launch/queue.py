@@ -1,12 +1,13 @@
 """What SLURM knows of jobs: one call of squeue for all, and one of sacct for forgotten ones."""
 
-import getpass
+import os
 import re
 import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 _TIMEOUT_S = 60
+_USER = str(os.getuid())  # what USER says may be somebody else
 _ENDED = re.compile(
     "BOOT_FAIL|CANCELLED|COMPLETED|DEADLINE|FAILED|NODE_FAIL|OUT_OF_MEMORY|PREEMPTED|TIMEOUT"
 )
@@ -39,6 +40,11 @@ class Queued:
         return bool(_ENDED.match(self.state))
 
     @property
+    def works(self) -> bool:
+        """Whether it will train, or does: not those that are being cancelled, or tidied up."""
+        return not self.ended and self.state != "COMPLETING"
+
+    @property
     def waits(self) -> bool:
         """Whether it has not begun."""
         return self.state in ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD")
@@ -51,7 +57,7 @@ class Queued:
 
 def seen() -> list[Queued] | None:
     """Return the user's jobs, arrays task by task, in one call; None without an answer."""
-    told = ask(["squeue", "-h", "-r", "-u", getpass.getuser(), "-t", "all", "-o", "%i|%j|%T|%r"])
+    told = ask(["squeue", "-h", "-r", "-u", _USER, "-t", "all", "-o", "%i|%j|%T|%r"])
     if told is None:
         return None
     parts = [line.split("|", 3) for line in told.splitlines()]
@@ -89,7 +95,7 @@ def elapsed_s(arrays: Iterable[str]) -> dict[str, float]:
 def cancel(names: Sequence[str]) -> str | None:
     """Cancel the user's jobs of these names; return what SLURM says against it."""
     for name in names:
-        done = _run(["scancel", "--user", getpass.getuser(), "--name", name])
+        done = _run(["scancel", "--user", _USER, "--name", name])
         if isinstance(done, str):
             return done
         if done.returncode:
@@ -111,6 +117,12 @@ def ask(command: list[str]) -> str | None:
 
 def _run(command: list[str]) -> "subprocess.CompletedProcess[str] | str":
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S)
+        return subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT_S,
+            start_new_session=True,  # Ctrl-C is ours to handle, above all while jobs are cancelled
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"{command[0]}: {error}"

@@ -6,15 +6,18 @@ earlier driver that are still in the queue are not submitted again but waited fo
 """
 
 import shutil
+import signal
+import threading
 import time
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from launch import queue
 from launch.estimates import bundles, pace_of
-from launch.ledger import Spec, Submission, load, mark_cancelled, submissions
-from launch.submitting import TooManyError, submit
+from launch.ledger import Spec, Submission, cancel_mark, submissions
+from launch.submitting import AwayError, TooManyError, submit
 from launch.team import last_words
 from launch.where import StoppedError
 from sweeps.cluster import ClusterConfig
@@ -27,8 +30,8 @@ _LOOK_S = 2.0
 """Between readings of the run table."""
 _ASK_S = 10.0
 """Between questions to SLURM."""
-_PATIENCE = 3
-"""So many answers in which a job is missing make it dead: results may take a while to be seen."""
+_PATIENCE_S = 90.0
+"""So long a job must be missing to be dead: a file of its node may take a while to be seen here."""
 _DEAF_S = 3600.0
 """So long SLURM may be silent, with no result coming, until the command gives up."""
 
@@ -40,9 +43,9 @@ class _Task:
     submission: Submission
     number: int
     left: set[str]
-    """Runs of ours that have no new record yet."""
-    missing: int = 0
-    """Answers of SLURM's, one after the other, in which it was not there."""
+    """Its runs that have no new record yet."""
+    missing_since: float | None = None
+    """Since when SLURM does not know it, in every answer; None: it does."""
 
 
 class SlurmRunner:
@@ -66,10 +69,12 @@ class SlurmRunner:
         self._configs: dict[str, RunConfig] = {}
         self._open: set[str] = set()
         """Runs that were submitted and have not ended."""
-        self._before: dict[str, StoredRun] = {}
-        """Records that runs had already: those that are tried again."""
+        self._failed: dict[str, str] = {}
+        """When runs had failed that are tried again, by run id."""
         self._names: set[str] = set()
         """Of the arrays that were submitted."""
+        self._mark: str | None = None
+        """What `cancel` had written when the first runs were submitted; None before that."""
         self._told: set[str] = set()
         self._asked = self._answered = time.monotonic()
 
@@ -81,13 +86,10 @@ class SlurmRunner:
 
     def close(self) -> None:
         """Cancel what is still in the queue; `resume` submits it again."""
-        tasks, self._tasks, self._held = self._tasks, {}, []
-        open_ones = {task.submission.name: task.submission for task in tasks.values()}
-        for submission in open_ones.values():
-            mark_cancelled(submission)
-        if queue.cancel(sorted(open_ones)) is not None:
-            for submission in open_ones.values():  # they go on, and `resume` may follow them
-                submission.save()
+        names = {name for name, _ in self._tasks}
+        with _uninterrupted():
+            queue.cancel(sorted(names))  # if it fails they go on, and `resume` follows them
+        self._tasks, self._held = {}, []
 
     def run(self, table: RunTable, configs: Sequence[RunConfig], reporter: Reporter) -> None:
         """Train the runs; see `Runner`.
@@ -116,14 +118,20 @@ class SlurmRunner:
         wanted = {config.run_id: config for config in configs}
         self._configs |= wanted
         self._open |= wanted.keys()
-        self._before |= {run: rows[run] for run in wanted if run in rows}
-        there = self._adopt(study, set(wanted), rows)
+        failed = {r: row.finished for r, row in rows.items() if row.status == "failed"}
+        self._failed |= {run: when for run, when in failed.items() if run in wanted}
+        if self._mark is None:
+            self._mark = cancel_mark(study)
+            self._adopt(study, rows)
+        self._stop_if_cancelled(study)
+        there = self._under_way() & wanted.keys()
         if there:
             reporter.note(f"{len(there)} runs are in SLURM's queue already and are waited for")
-        new = [config for run, config in wanted.items() if run not in there]
+        # What ended since somebody looked is not trained again.
+        ended = {run for run, row in rows.items() if row.status != "failed"}
+        new = [config for run, config in wanted.items() if run not in there | ended]
         if not new:
             return
-        failed = {run: rows[run].finished for run in wanted if run in rows}
         spec = Spec(compute=self.compute, failed=failed)
         pace = pace_of(rows.values(), self.compute)
         jobs = bundles(new, pace, self.compute, self.cluster)
@@ -149,36 +157,46 @@ class SlurmRunner:
             found = {run for run in run_ids if self._is_new(rows.get(run))}
             if found:
                 return found
+            assert self._tasks or self._held, "the runs that are waited for are in no job"
             if time.monotonic() - self._asked >= _ASK_S:
                 self._look(table, reporter)
             time.sleep(_LOOK_S)
 
     # --- the queue ---
 
-    def _adopt(self, study: Path, wanted: set[str], rows: dict[str, StoredRun]) -> set[str]:
-        """Return the runs that jobs in the queue will train, whoever submitted them, and follow
-        those jobs."""
-        earlier = [s for s in submissions(study) if not s.cancelled]
-        if earlier and wanted:
-            live = _live(queue.seen())
-            if live is None:
-                raise ValueError("SLURM does not answer (squeue fails): try again when it does")
-            for submission in earlier:
-                for number, runs in enumerate(submission.runs):
-                    key = submission.name, number
-                    if key in self._tasks or key not in live or not wanted & set(runs):
-                        continue
-                    retried = submission.retried(number)
-                    ours = {
-                        run
-                        for run in wanted & set(runs)
-                        if run not in rows or rows[run].finished == retried.get(run)
-                    }
-                    if ours:
-                        self._tasks[key] = _Task(submission, number, ours)
-        known = {run for task in self._tasks.values() for run in task.left}
-        known |= {run.run_id for bundle, _ in self._held for run in bundle.runs}
-        return known & wanted
+    def _adopt(self, study: Path, rows: dict[str, StoredRun]) -> None:
+        """Follow the jobs of the study that are in the queue, whoever submitted them.
+
+        Raises:
+            ValueError: SLURM does not answer.
+        """
+        earlier = submissions(study)
+        told = queue.seen() if earlier else []
+        if told is None:
+            raise ValueError("SLURM does not answer (squeue fails): try again when it does")
+        live = {(job.name, job.task): job for job in told if job.works}
+        for submission in earlier:
+            for number, runs in enumerate(submission.runs):
+                key = submission.name, number
+                if key not in live:
+                    continue
+                retried = submission.retried(number)
+                left = {r for r in runs if r not in rows or rows[r].finished == retried.get(r)}
+                if not submission.array:  # its driver did not live to hear it
+                    array = live[key].job.partition("_")[0]
+                    submission = replace(submission, array=array)
+                    submission.save()
+                if left:
+                    self._tasks[key] = _Task(submission, number, left)
+
+    def _under_way(self) -> set[str]:
+        """Return the runs in jobs that may still end, or are submitted when there is room."""
+        held = {run.run_id for job, _ in self._held for run in job.runs}
+        return held | {run for task in self._tasks.values() for run in task.left}
+
+    def _stop_if_cancelled(self, study: Path) -> None:
+        if cancel_mark(study) != self._mark:
+            raise StoppedError("its jobs were cancelled")
 
     def _push(self, table: RunTable) -> None:
         """Submit what is held, as few arrays as the cluster takes.
@@ -199,14 +217,20 @@ class SlurmRunner:
                 if self._tasks or self._are_ending():
                     return
                 raise
+            except AwayError:
+                if self._names:
+                    return  # it was there, and is asked again
+                raise
             del self._held[: len(part)]
             self._names.add(made.name)
             for number, runs in enumerate(made.runs):
                 self._tasks[made.name, number] = _Task(made, number, set(runs))
 
     def _is_new(self, row: StoredRun | None) -> bool:
-        """Whether a record is there, and not one that the run had before it was submitted."""
-        return row is not None and row != self._before.get(row.run_id)
+        """Whether a record is there, and not the failure after which the run is tried again."""
+        if row is None:
+            return False
+        return row.status != "failed" or row.finished != self._failed.get(row.run_id)
 
     def _are_ending(self) -> bool:
         """Whether jobs whose results are there have not left the queue yet."""
@@ -221,24 +245,24 @@ class SlurmRunner:
 
     def _look(self, table: RunTable, reporter: Reporter) -> None:
         """Ask SLURM about the jobs: tell what is stuck, record what died, submit what was held."""
-        self._asked = time.monotonic()
-        for name in {task.submission.folder for task in self._tasks.values()}:
-            kept = load(name)
-            if kept is not None and kept.cancelled:
-                raise StoppedError("its jobs were cancelled")
+        now = self._asked = time.monotonic()
+        study = table.folder.parent
+        self._stop_if_cancelled(study)
+        if any(not task.submission.folder.is_dir() for task in self._tasks.values()):
+            raise ValueError(f"{study} is gone, or its jobs are: they are cancelled")
         told = queue.seen()
-        live = _live(told)
-        if told is None or live is None:
+        if told is None:
             self._silence(reporter)
             return
-        self._answered = time.monotonic()
+        self._answered = now
+        live = {(job.name, job.task): job for job in told if not job.ended}
         for key, task in list(self._tasks.items()):
             if key in live:
-                task.missing = 0
+                task.missing_since = None
                 self._tell_stuck(live[key], reporter)
-            else:
-                task.missing += 1
-            if task.missing >= _PATIENCE:
+            elif task.missing_since is None:
+                task.missing_since = now
+            elif now - task.missing_since >= _PATIENCE_S:
                 self._bury(table, task, told)
                 del self._tasks[key]
         self._push(table)
@@ -267,7 +291,9 @@ class SlurmRunner:
     def _bury(self, table: RunTable, task: _Task, told: list[queue.Queued]) -> None:
         """Record the runs of a job that has died; those that it had ended are there."""
         rows = table.read()
-        gone = [run for run in task.left if not self._is_new(rows.get(run))]
+        # Of runs that nobody has asked for yet nothing is recorded: they are submitted then.
+        asked = task.left & self._configs.keys()
+        gone = [run for run in asked if not self._is_new(rows.get(run))]
         if not gone:
             return
         job = task.submission.job(task.number)
@@ -278,11 +304,17 @@ class SlurmRunner:
         table.publish([_failed(self._configs[run], why) for run in gone])
 
 
-def _live(told: list[queue.Queued] | None) -> dict[tuple[str, int], queue.Queued] | None:
-    """Return the tasks that have not ended, by the name of their array and their number."""
-    if told is None:
-        return None
-    return {(job.name, job.task): job for job in told if not job.ended}
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Take no Ctrl-C for a moment: one that comes meanwhile has nothing left to stop."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _failed(config: RunConfig, why: str) -> StoredRun:

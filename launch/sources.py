@@ -27,15 +27,21 @@ def experiment_of(options: argparse.Namespace) -> Any:
     return reload(override(type(experiment), experiment, options.fields_given))
 
 
-def study_of(options: argparse.Namespace, *, preview: bool = False) -> Any:
-    """Make or open the study that the command is about; a preview writes nothing."""
-    from sweeps.study import DEFAULT_ROOT, Study
+def named_study(options: argparse.Namespace) -> tuple[Path, Any]:
+    """Return the folder of the study that the command is about, and its experiment."""
+    from sweeps.study import DEFAULT_ROOT
 
     experiment = experiment_of(options)
     named = Path(options.source) if options.source and Path(options.source).is_dir() else None
     study = getattr(options, "study", None)
-    folder = Path(study) if study else named or DEFAULT_ROOT / experiment.name
-    return (Study.preview if preview else Study.create)(folder, experiment)
+    return Path(study) if study else named or DEFAULT_ROOT / experiment.name, experiment
+
+
+def study_of(options: argparse.Namespace, *, preview: bool = False) -> Any:
+    """Make or open the study that the command is about; a preview writes nothing."""
+    from sweeps.study import Study
+
+    return (Study.preview if preview else Study.create)(*named_study(options))
 
 
 def existing_study(options: argparse.Namespace) -> Any:

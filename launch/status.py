@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 from launch import queue
 from launch.ledger import Submission, submissions
 from launch.plan import ArmPlan, arm_plan
+from sweeps.driver import driver_of
 from sweeps.pace import Pace
 from sweeps.plan import Purpose
 from sweeps.study import Study
@@ -57,6 +58,8 @@ class Status:
     """Whether SLURM answered, if something was submitted to it."""
     failures: tuple[tuple[str, str], ...]
     """Run id and error."""
+    driver: str | None
+    """Which command is at work on it."""
     gpus: int
     """Of a job; 0: hours are those of processes."""
     hours_used: float
@@ -76,18 +79,26 @@ class Status:
         failures = [{"run": run, "error": error} for run, error in self.failures]
         unit = "gpu_hours" if self.gpus else "hours"
         left = None if self.hours_left is None else round(self.hours_left, 6)
-        return {"stages": rows, "jobs": jobs, "slurm_answers": self.answers, "failed": failures,
-                f"{unit}_used": round(self.hours_used, 6), f"{unit}_left": left}  # fmt: skip
+        return {
+            "stages": rows,
+            "driver": self.driver,
+            "jobs": jobs,
+            "slurm_answers": self.answers,
+            "failed": failures,
+            f"{unit}_used": round(self.hours_used, 6),
+            f"{unit}_left": left,
+        }
 
 
 def status_of(study: Study) -> Status:
     """Find out where a study stands; changes nothing."""
-    rows = study.table.read()
-    made = [s for s in submissions(study.folder) if not s.cancelled]
+    # The queue first: what leaves it after that is in the table.
+    made = submissions(study.folder)
     told = queue.seen() if made else []
     live = {(job.name, job.task): job for job in told or [] if not job.ended}
     under_way = _under_way(made, live)
     plans = [arm_plan(study, arm) for arm in study.experiment.arms]
+    rows = study.table.read()
     gpus = max((s.gpus for s in made), default=0)
     open_runs = missing(plans, rows)
     return Status(
@@ -95,7 +106,8 @@ def status_of(study: Study) -> Status:
         rows=tuple(_rows(study, plans, rows, under_way)),
         jobs=tuple(_jobs(made, live, rows)),
         answers=told is not None,
-        failures=tuple(_failures(plans, rows)),
+        failures=tuple(f for f in _failures(plans, rows) if f[0] not in under_way),
+        driver=driver_of(study.folder),
         gpus=gpus,
         hours_used=_hours_used(made, plans, rows),
         hours_left=_hours_left(study, open_runs, rows, gpus),
@@ -157,7 +169,7 @@ def _jobs(
     for s in made:
         for task, runs in enumerate(s.runs):
             job = live.get((s.name, task))
-            left = sum(run not in rows for run in runs)
+            left = sum(run not in rows or rows[run].status == "failed" for run in runs)
             if job is not None:
                 jobs.append(OpenJob(job.job, job.state, job.reason, left, s.seconds[task]))
     return jobs

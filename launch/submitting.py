@@ -21,10 +21,16 @@ _CLEAN = ("export PYTHONSAFEPATH=1", "export OMP_NUM_THREADS=1", "export MKL_NUM
 _KEPT = ("SLURM_CONF",)
 _LIMITS = ("violates accounting", "submit limit", "SubmitJobLimit", "MaxSubmit")
 """How SLURM says that a user has too many jobs, among other things."""
+_AWAY = ("Unable to contact", "timed out", "Connection refused", "communication", "not responding")
+"""How it says that nobody answers."""
 
 
 class TooManyError(ValueError):
     """SLURM refuses the jobs, perhaps because there are too many."""
+
+
+class AwayError(ValueError):
+    """SLURM's controller cannot be reached now."""
 
 
 def submit(
@@ -34,11 +40,16 @@ def submit(
 
     Raises:
         TooManyError: a limit on the user's jobs is reached, or another one that SLURM calls alike.
-        ValueError: SLURM refuses the jobs, in its own words. Nothing is left of them.
+        AwayError: nobody answers.
+        ValueError: SLURM refuses the jobs, in its own words; or the folder's name will not do.
+            Nothing is left of them.
     """
     import submitit
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
+    if "%" in str(study.resolve()):
+        where = "a folder without % in its path, which SLURM takes for a pattern"
+        raise ValueError(f"--study must be {where}, got {study.resolve()}")
     made = prepare(study.resolve(), bundles, spec, cluster.gpus)
     try:
         # submitit passes on what sbatch says besides raising it.
@@ -53,9 +64,11 @@ def submit(
                     for task in range(len(bundles))
                 ]
     except (FailedJobError, FailedSubmissionError) as error:
+        queue.cancel([made.name])  # sbatch may fail after SLURM took them
         shutil.rmtree(made.folder, ignore_errors=True)
         words = _words(str(error))
         kind = TooManyError if any(limit in words for limit in _LIMITS) else ValueError
+        kind = AwayError if any(word in words for word in _AWAY) else kind
         raise kind(f"SLURM refuses the jobs: {words}") from None
     except BaseException:
         queue.cancel([made.name])  # interrupted: nobody would follow what SLURM may have taken

@@ -21,7 +21,7 @@ SRUN_ARGS = ("--kill-on-bad-exit=1",)
 """For a job of several processes: none is left behind when one has died."""
 _HERE = "127.0.0.1"
 _LOST = "transfer.distributed.TeamBroken:"
-_FRAME = ("srun:", "slurmstepd", "submitit ")
+_FRAME = ("srun:", "slurmstepd", "submitit ", "{'index': ", "{'note': ")
 
 
 @contextmanager
@@ -115,13 +115,14 @@ def last_words(logs: Sequence[Path]) -> str:
         logs: What each of them wrote.
     """
     said = [line for line in map(_last_line, logs) if line]
-    # That the others are gone says less than why one of them is, and how far one was says least.
-    said.sort(key=lambda line: 2 if line.startswith("{") else line.startswith(_LOST))
+    # That the others are gone says less than why one of them is.
+    said.sort(key=lambda line: line.startswith(_LOST))
     return [*said, "it wrote nothing"][0][:200]
 
 
 def _last_line(log: Path) -> str:
     lines = [line for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]
-    # What srun and submitit add is only that a process began or ended.
+    # What srun and submitit add is only that a process began or ended, and how far it was says
+    # nothing of why.
     said = [line for line in lines if not line.startswith(_FRAME)]
     return said[-1] if said else ""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.commands import BAD_INPUT, DONE, FAILED_RUNS, INTERRUPTED, PROG, UsageError, print_error
-from launch.sources import quoted, study_of, train_with
+from launch.sources import named_study, quoted, study_of, train_with
 from launch.where import StoppedError, runner_of
 
 
@@ -44,17 +44,19 @@ def _work(options: argparse.Namespace, finish: Callable[..., int]) -> int:
     if options.dry_run:
         from launch.dryrun import print_plan
 
-        print_plan(options)
+        print_plan(options, {_finish_tuning: "tune", _finish_sweep: "sweep"}.get(finish, "run"))
         return DONE
+    runner = runner_of(options, *named_study(options))  # before a folder is made
     study = study_of(options)
+    from launch.cluster import remember
     from launch.console import ConsoleReporter, make_console
     from sweeps.driver import sole_driver
 
     console = make_console()
     resume = f"finished runs are kept. Go on with: {PROG} resume {quoted(study.folder)}"
     try:
-        runner = runner_of(options, study)
         with sole_driver(study.folder), runner:
+            remember(study.folder, getattr(runner, "cluster", None))
             study.clean()
             reporter = ConsoleReporter(console, study.experiment.sweep.axis)
             return finish(options, study, console, runner, reporter)

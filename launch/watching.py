@@ -35,7 +35,8 @@ def status(options: argparse.Namespace) -> int:
         if options.watch and console.is_terminal:
             console.clear()
         _print(console, study, found)
-        if not options.watch or not found.open_runs:
+        idle = not found.jobs and found.driver is None and found.answers
+        if not options.watch or not found.open_runs or idle:
             return DONE
         time.sleep(_WATCH_S)
 
@@ -79,29 +80,35 @@ def cancel(options: argparse.Namespace) -> int:
     """Cancel what is in the queue, and wait until it is gone."""
     from launch import queue
     from launch.ledger import mark_cancelled, submissions
+    from sweeps.driver import driver_of
 
     study = existing_study(options)
-    told = queue.seen()
+    made = {s.name for s in submissions(study.folder)}
+    if made:
+        mark_cancelled(study.folder)  # first of all: whoever is at work on it submits no more
+    told = queue.seen() if made else []
     if told is None:
         raise ValueError("SLURM does not answer (squeue fails): nothing was cancelled")
-    live = {job.name for job in told if not job.ended}
-    ours = [s for s in submissions(study.folder) if s.name in live]
-    for submission in ours:
-        mark_cancelled(submission)  # before the jobs go: their driver must not think they died
-    problem = queue.cancel([s.name for s in ours])
+    jobs = [job for job in told if job.name in made and job.works]
+    names = {job.name for job in jobs}
+    problem = queue.cancel(sorted(names))
     if problem is not None:
-        for submission in ours:
-            submission.save()
         raise ValueError(f"SLURM cancels nothing: {problem}")
-    left = _wait_until_gone({s.name for s in ours}, queue)
+    left = _wait_until_gone(names, queue)
     if left:
         print_error(f"{left} jobs are still in the queue, and will leave it")
         return BAD_INPUT
-    jobs = sum(job.name in {s.name for s in ours} and not job.ended for job in told)
-    print(
-        f"{jobs} jobs cancelled; submit what is missing with: {PROG} resume {quoted(study.folder)}"
-    )
+    print(f"{len(jobs)} jobs cancelled; submit what is missing with: {_resume(study.folder)}")
+    driver = driver_of(study.folder)
+    if driver is not None and made:
+        print(f"the command at work on it ({driver}) stops too")
+    elif driver is not None:
+        print(f"a command trains it without SLURM ({driver}): stop that one with Ctrl-C")
     return DONE
+
+
+def _resume(folder: Path) -> str:
+    return f"{PROG} resume {quoted(folder)}"
 
 
 def _wait_until_gone(names: set[str], queue: Any) -> int:
@@ -151,7 +158,7 @@ def _lines(folder: Path, found: "Status") -> list[str]:
     if found.failures:
         lines.append(
             f"{len(found.failures)} runs failed; their jobs' output: {PROG} logs {quoted(folder)} "
-            f"RUN; again: {PROG} resume {quoted(folder)} --retry-failed"
+            f"RUN; again: {_resume(folder)} --retry-failed"
         )
     unit = "GPU hours" if found.gpus else "hours of computing"
     if found.hours_left is None:
@@ -159,6 +166,8 @@ def _lines(folder: Path, found: "Status") -> list[str]:
     else:
         left = f"about {found.hours_left:.2f} left"
     lines.append(f"{unit}: {found.hours_used:.2f} used, {left}")
-    if found.open_runs and not found.jobs:
-        lines.append(f"{found.open_runs} runs to go: {PROG} resume {quoted(folder)}")
+    if found.driver is not None:
+        lines.append(f"a command is at work on it ({found.driver})")
+    elif found.open_runs > len(found.failures) and not found.jobs and found.answers:
+        lines.append(f"{found.open_runs} runs to go: {_resume(folder)}")
     return lines

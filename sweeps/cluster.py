@@ -10,7 +10,8 @@ _WORD = re.compile(r"[A-Za-z0-9_.,:=@%\[\]&|()*+/-]*")
 """What may be handed to sbatch as a value: nothing that ends a line or an argument."""
 _OURS = frozenset(
     "partition account qos gres constraint exclude cpus-per-task mem time array signal job-name "
-    "output error open-mode nodes ntasks-per-node requeue no-requeue wrap".split()
+    "output error open-mode nodes ntasks ntasks-per-node requeue no-requeue wrap parsable wait "
+    "test-only export chdir".split()
 )
 """Options of sbatch that have a field of their own, or that the jobs rest on."""
 

@@ -34,12 +34,24 @@ def sole_driver(folder: Path) -> Iterator[None]:
 
 def require_idle(folder: Path) -> None:
     """Raise ValueError if another command of this machine is at work on the study."""
+    other = driver_of(folder)
+    if other is not None and other.startswith("process "):
+        raise ValueError(f"another command ({other}) is at work on {folder}")
+
+
+def driver_of(folder: Path) -> str | None:
+    """Return which other command is at work on a study, None if there is none.
+
+    "process PID" of this machine; or "a process PID of HOST", which may be dead.
+    """
     other = _read(folder / "driver.json")
-    if other is None or other.get("host") != socket.gethostname():
-        return
-    pid = other.get("pid")
-    if isinstance(pid, int) and pid != os.getpid() and _started(pid) == other.get("started"):
-        raise ValueError(f"another command (process {pid}) is at work on {folder}")
+    if other is None:
+        return None
+    pid, host = other.get("pid"), other.get("host")
+    if host != socket.gethostname():
+        return f"a process {pid} of {host}"
+    alive = isinstance(pid, int) and pid != os.getpid() and _started(pid) == other.get("started")
+    return f"process {pid}" if alive else None
 
 
 def _read(mark: Path) -> dict[str, object] | None:

@@ -1,6 +1,7 @@
 """Atomic checkpoints of one run: a killed process leaves the old one or the new one."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,29 @@ class Interval:
 
     def _fitting(self, writing_s: float) -> float:
         return max(_EVERY_S, writing_s / _SHARE) if self._asked is None else self._asked
+
+
+_then: list[Callable[[], None]] = []
+"""What to do once the checkpoints are written that a signal asked for; one at most."""
+
+
+def save_soon(then: Callable[[], None]) -> None:
+    """Have training write its checkpoints after the step it is in, and then call `then`.
+
+    For handlers of signals: between the steps alone do weights and averages belong together.
+    """
+    _then[:] = [then]
+
+
+def is_asked_for() -> bool:
+    """Whether checkpoints were asked for and are not written yet."""
+    return bool(_then)
+
+
+def saved() -> None:
+    """Do what was asked for, if anything was: the checkpoints are written, or none is needed."""
+    while _then:
+        _then.pop()()
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

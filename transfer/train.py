@@ -14,7 +14,13 @@ from numpy.typing import NDArray
 
 from transfer import compiling
 from transfer import stack as stacks
-from transfer.checkpoint import Interval, load_checkpoint, save_checkpoint
+from transfer.checkpoint import (
+    Interval,
+    is_asked_for,
+    load_checkpoint,
+    save_checkpoint,
+    saved,
+)
 from transfer.compiling import Pace
 from transfer.config import ComputeConfig, RunConfig
 from transfer.distributed import Team, current
@@ -207,12 +213,15 @@ def _carry_on(
         pace.advance(stack)
         if on_step is not None:
             on_step(stack.step)
-        if files and stack.team.first and interval.is_over():
+        asked = is_asked_for()
+        if files and stack.team.first and (asked or interval.is_over()):
             began = time.monotonic()
             for run, config in enumerate(stack.configs):
                 if config.run_id not in ended:
                     save_checkpoint(files[config.run_id], stack.state(run))
             interval.restart(time.monotonic() - began)
+        if asked:
+            saved()
     judged = stack.validate()
     for run, (config, stopped) in enumerate(zip(stack.configs, stack.finite_steps(), strict=True)):
         if config.run_id not in ended:

@@ -1,7 +1,9 @@
 """The commands around jobs, each in a process of its own: status, logs, cancel, resume."""
 
 import json
+import re
 import signal
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -76,6 +78,41 @@ def test_cancel_empties_the_queue_and_stops_the_driver(lmo: Lmo, study: Path) ->
     assert driver.returncode == 130 and "stopped: its jobs were cancelled" in out
     assert not any(row.status == "failed" for row in RunTable(study).read().values())
     assert "0 jobs cancelled" in _out(lmo, "cancel", str(study))
+
+
+def test_a_job_saves_before_it_hands_itself_on(lmo: Lmo, study: Path) -> None:
+    """The limit's signal comes long before the first checkpoint would be due."""
+    driver = lmo("tune", "tiny.toml", "--train.steps", "30000", *SLURM)
+    wait_until(lambda: list((study / "jobs").glob("*/submitit/*_log.out")) != [], 60, "a log")
+    log = next((study / "jobs").glob("*/submitit/*_log.out"))
+    wait_until(lambda: "'step':" in log.read_text(), 60, "some steps")
+    assert not list(study.glob("checkpoints/*.pt"))
+    subprocess.run(["scancel", "--signal", "USR2", *in_queue(study)], check=True)
+    wait_until(lambda: len(list(study.glob("checkpoints/*.pt"))) > 0, 20, "checkpoints")
+    wait_until(lambda: "Requeued job" in log.read_text(), 20, "a requeue")
+    begun = re.findall(r"'step': (\d+)", log.read_text())
+
+    def went_on() -> bool:
+        steps = re.findall(r"'step': (\d+)", log.read_text())
+        return len(steps) > len(begun) and int(steps[len(begun)]) >= int(begun[-1])
+
+    wait_until(went_on, 90, "the job goes on at its checkpoint")
+    driver.send_signal(signal.SIGINT)
+    driver.communicate(timeout=60)
+
+
+def test_where_a_study_is_trained(lmo: Lmo, study: Path) -> None:
+    """Not here while its jobs are in the queue; a command that is refused changes nothing."""
+    driver = lmo("tune", "tiny.toml", "--train.steps", "20000", *SLURM)
+    wait_until(lambda: len(in_queue(study)) > 0, 60, "a job in the queue")
+    assert "another command" in _out(lmo, "resume", str(study), code=2)
+    driver.send_signal(signal.SIGKILL)
+    driver.communicate()
+    here = _out(lmo, "resume", str(study), "--on", "local", code=2)
+    assert "jobs of" in here and "are in SLURM's queue: wait for them with --on slurm" in here
+    assert json.loads((study / "cluster.json").read_text())["runs_per_job"] == 4
+    _out(lmo, "cancel", str(study))
+    assert in_queue(study) == []
 
 
 def test_a_whole_run_in_which_no_trial_is_trained_twice(lmo: Lmo, study: Path) -> None:

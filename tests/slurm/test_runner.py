@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from launch.ledger import submissions
+from launch.ledger import mark_cancelled, submissions
 from launch.slurm import SlurmRunner
 from launch.submitting import script
+from launch.where import StoppedError
 from sweeps.inprocess import InProcessRunner
 from sweeps.plan import run_config
 from sweeps.progress import Reporter
@@ -131,6 +132,7 @@ def test_a_killed_job_leaves_failed_runs_and_they_are_tried_again(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("launch.slurm._ASK_S", 1.0)
+    monkeypatch.setattr("launch.slurm._PATIENCE_S", 3.0)
     table, runs = RunTable(home), configs(2, steps=2000)
 
     class Killer(Reporter):
@@ -158,6 +160,61 @@ def test_jobs_of_a_driver_that_died_are_waited_for(home: Path, tmp_path: Path) -
     assert [sum(map(len, s.runs)) for s in submissions(home)] == [2, 2]
     records = (home / "records").glob("*/*.jsonl")
     assert sum(len(path.read_text().splitlines()) for path in records) == 4, "each run once"
+
+
+def test_a_run_that_ended_meanwhile_is_not_trained_again(home: Path) -> None:
+    """Another job published it after the driver had looked."""
+    table, runs = RunTable(home), configs(2)
+    InProcessRunner().run(table, runs[:1], Reporter())
+    _train(table, runs)
+    records = home.glob("records/*/*.jsonl")
+    assert sum(len(path.read_text().splitlines()) for path in records) == 2
+    _train(table, runs)  # nothing to do, nothing to wait for
+
+
+def test_what_sbatch_took_before_it_failed_is_cancelled(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = subprocess.run(["which", "sbatch"], capture_output=True, text=True).stdout.strip()
+    refusal = "sbatch: error: Batch job submission failed: Zero Bytes were transmitted"
+    _fake(tmp_path / "bin", "sbatch", f'{real} "$@"; echo "{refusal}" >&2; exit 1', monkeypatch)
+    with pytest.raises(ValueError, match="Zero Bytes"):
+        _train(RunTable(home), configs(4, steps=100_000))
+    wait_until(lambda: in_queue(home) == [], 40, "an empty queue")
+
+
+def test_an_outage_between_two_submissions_is_waited_out(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("launch.slurm._ASK_S", 1.0)
+    table, runs, notes = RunTable(home), configs(4), Notes()
+    with SlurmRunner(CLUSTER) as cluster:
+        cluster.run(table, runs[:2], notes)
+        with monkeypatch.context() as patch:
+            away = "sbatch: error: Batch job submission failed: Unable to contact slurm controller"
+            _fake(tmp_path / "bin", "sbatch", f'echo "{away}" >&2; exit 1', patch)
+            _fake(tmp_path / "bin", "squeue", "exit 1", patch)
+            cluster.submit(table, runs[2:], notes)
+        cluster.wait(table, {run.run_id for run in runs[2:]}, notes)
+    assert len(table.read()) >= 3
+
+
+def test_cancel_between_two_arrays_stops_the_driver(home: Path) -> None:
+    """Nothing is in the queue at that moment, and nothing comes into it any more."""
+    table, runs = RunTable(home), configs(4)
+    with SlurmRunner(CLUSTER) as cluster:
+        cluster.run(table, runs[:2], Reporter())
+        mark_cancelled(home)
+        with pytest.raises(StoppedError, match="its jobs were cancelled"):
+            cluster.run(table, runs[2:], Reporter())
+    assert len(table.read()) == 2 and len(submissions(home)) == 1
+    _train(table, runs)  # another command goes on
+    assert len(table.read()) == 4
+
+
+def test_a_percent_in_the_path_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--study must be a folder without % in its path"):
+        _train(RunTable(tmp_path / "50%j"), configs(2))
 
 
 def test_arrays_are_cut_to_what_the_cluster_takes(
@@ -236,6 +293,7 @@ def test_a_job_that_raises_says_why(
 ) -> None:
     """The nodes have no GPU that torch finds: the reason is in the failed runs."""
     monkeypatch.setattr("launch.slurm._ASK_S", 1.0)
+    monkeypatch.setattr("launch.slurm._PATIENCE_S", 3.0)
     table = RunTable(home)
     with SlurmRunner(CLUSTER, ComputeConfig(device="cuda")) as cluster:
         cluster.run(table, configs(2), Reporter())

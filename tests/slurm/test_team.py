@@ -127,6 +127,7 @@ def test_a_process_that_fails_ends_the_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, words: str
 ) -> None:
     monkeypatch.setattr("launch.slurm._ASK_S", 1.0)
+    monkeypatch.setattr("launch.slurm._PATIENCE_S", 3.0)
     began = time.monotonic()
     cluster = _odd_cluster(tmp_path, kind, monkeypatch)
     rows = _train(RunTable(tmp_path / "runs"), _odd(kind, steps=400), **cluster)
