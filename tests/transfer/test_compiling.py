@@ -33,6 +33,17 @@ def test_one_long_stack_pays_at_once_and_short_ones_together() -> None:
     assert not pays("other", 10.0, 25.0), "stacks of another kind share no program"
 
 
+def test_what_an_earlier_process_compiled_is_compiled_at_once() -> None:
+    stack = Stack([RUN])
+    pace = Pace("auto")
+    assert not pace._paid_before(stack)
+    mark = compiling._mark(stack)
+    mark.parent.mkdir(parents=True)
+    for text, pays_off in (("", False), ("0.0", False), ("1e-9", False), ("10.0", True)):
+        mark.write_text(text)
+        assert pace._paid_before(stack) == pays_off, text
+
+
 def test_nothing_is_compiled_on_the_cpu_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     def compile(self: object) -> None:
         raise AssertionError("compiled")
