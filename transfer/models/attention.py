@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from transfer.models.operators import operator
+
 _ATEN = torch.ops.aten
 _CUDNN = 91_000
 """From cuDNN 9.10 on."""
@@ -54,11 +56,14 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> tuple[Tensor, Ten
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.set_materialize_grads(False)  # no zeros for the logarithms
     ctx.save_for_backward(*inputs[:3], *output)
     ctx.causal = inputs[3]
 
 
-def _backward(ctx: Any, gradient: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, gradient: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
+    if gradient is None:
+        return None, None, None, None
     q, k, v, out, sums = ctx.saved_tensors
     seed = torch.zeros((), dtype=torch.int64, device=q.device)  # of a dropout that is none
     length = q.shape[-2]
@@ -80,7 +85,11 @@ def _over_runs(
     return tuple(x.unflatten(0, (info.batch_size, -1)) for x in made), (0, 0)
 
 
-_cudnn_attention = torch.library.custom_op("lmo_transfer::attention", _forward, mutates_args=())
-_cudnn_attention.register_fake(_forward)
-_cudnn_attention.register_autograd(_backward, setup_context=_remember)
-_cudnn_attention.register_vmap(_over_runs)
+_cudnn_attention = operator(
+    "attention(Tensor q, Tensor k, Tensor v, bool causal) -> (Tensor, Tensor)",
+    _forward,
+    fake=_forward,
+    backward=_backward,
+    remember=_remember,
+    over_runs=_over_runs,
+)
