@@ -1,7 +1,8 @@
 """Triton kernels for NVIDIA GPUs; everything here has a plain PyTorch equal elsewhere.
 
 `symmetric` multiplies matrices by their transposes at half the work, `elementwise` averages,
-normalises and moves many matrices by one pass over memory each. Triton comes with torch on Linux
+normalises and moves many matrices by one pass over memory each, `blocks` does passes over the
+activations of transformers. Triton comes with torch on Linux
 GPUs; without it, or on other devices, nobody imports these modules.
 """
 
@@ -16,10 +17,10 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 # Inside a compiled step the compiler makes kernels of its own. AMD's and Intel's GPUs are called
 # cuda and xpu by torch; nobody has measured these kernels there.
-_THERE = find_spec("triton") is not None and torch.version.hip is None
+THERE = find_spec("triton") is not None and torch.version.hip is None
 
 
 def usable(x: Tensor) -> bool:
     """Return whether the kernels run on a tensor's device."""
     device = x.device.type == "cuda" or (INTERPRETED and x.device.type == "cpu")
-    return _THERE and device and not torch.compiler.is_compiling()
+    return THERE and device and not torch.compiler.is_compiling()

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from transfer.config import RoleOverride
+from transfer.models import passes
 from transfer.models.attention import attend
 
 Activation = Literal["gelu", "relu-squared"]
@@ -53,9 +54,13 @@ class Attention(nn.Module):
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         """Mix the positions."""
-        q, k, v = (self._heads(layer(x)) for layer in (self.query, self.key, self.value))
-        if self.causal:
-            now = self.turns[:, : x.shape[1]]
+        q, k, v = (layer(x) for layer in (self.query, self.key, self.value))
+        now = self.turns[:, : q.shape[1]]
+        fused = self.causal and passes.takes(q) and self.head_dim.bit_count() == 1
+        if fused:
+            q, k = (passes.rotary(y, now, self.head_dim) for y in (q, k))
+        q, k, v = (self._heads(y) for y in (q, k, v))
+        if self.causal and not fused:
             q, k = rotary(rms_norm(q), now), rotary(rms_norm(k), now)
         # Normalising computes in float32 under autocast; attention wants one type for all.
         mixed = attend(q.to(v.dtype), k.to(v.dtype), v, causal=self.causal)
@@ -106,6 +111,8 @@ class FeedForward(nn.Module):
 
     def _activate(self, x: Tensor) -> Tensor:
         if self.activation == "gelu":
+            if passes.takes(x):
+                return passes.gelu(x)
             return math.sqrt(2) * F.gelu(x)
         return (math.sqrt(2) * F.relu(x)).square()
 
@@ -126,8 +133,18 @@ class Block(nn.Module):
         self.attention = Attention(width, head_dim, length)
         self.mlp = FeedForward(width, activation)
 
-    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        """Add both branches."""
+    def forward(
+        self, x: Float[Tensor, "B T D"], normed: Float[Tensor, "B T D"] | None = None
+    ) -> Float[Tensor, "B T D"] | tuple[Float[Tensor, "B T D"], Float[Tensor, "B T D"]]:
+        """Add both branches.
+
+        Args:
+            x: Sum of the branches before.
+            normed: norm(x) in bfloat16, where `passes.joins` takes x; norm(result) comes back too.
+        """
+        if normed is not None:
+            x, normed = passes.normed_sum(x, self.attention(normed), self.multiplier)
+            return passes.normed_sum(x, self.mlp(normed), self.multiplier)
         x = x + self.multiplier * self.attention(rms_norm(x))
         out: Tensor = x + self.multiplier * self.mlp(rms_norm(x))
         return out

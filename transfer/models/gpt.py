@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from transfer.config import DataShape, GptConfig, RoleOverride
+from transfer.models import passes
 from transfer.models.blocks import (
     ZERO_RESIDUAL,
     Block,
@@ -45,9 +46,15 @@ class Gpt(nn.Module):
     def forward(self, x: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
         """Return the logits of the next token at every position."""
         hidden = self.embedding(x)
-        for block in self.blocks:
-            hidden = block(hidden)
-        logits: Tensor = self.head(rms_norm(hidden))
+        if passes.joins(hidden):
+            normed = passes.normed(hidden)
+            for block in self.blocks:
+                hidden, normed = block(hidden, normed)
+        else:
+            for block in self.blocks:
+                hidden = block(hidden)
+            normed = rms_norm(hidden)
+        logits: Tensor = self.head(normed)
         return logits
 
     def parameter_roles(self) -> dict[str, str]:
