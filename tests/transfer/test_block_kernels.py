@@ -16,7 +16,7 @@ from transfer import kernels
 from transfer.arithmetic import Arithmetic
 from transfer.config import DataShape, GptConfig
 from transfer.data.base import Batch
-from transfer.models import passes
+from transfer.models import linear, passes
 from transfer.models.blocks import rms_norm, rotary, turns
 from transfer.models.gpt import Gpt
 from transfer.program import Judged, Program
@@ -153,7 +153,8 @@ def test_stacked_models(monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = torch.randint(0, 13, (2, RUNS, BATCH, 8)).to(DEVICE)
 
     def computed(own: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
-        monkeypatch.setattr(passes, "takes", lambda x: own and x.dtype == torch.bfloat16)
+        for module in (passes, linear):
+            monkeypatch.setattr(module, "takes", lambda x: own and x.dtype == torch.bfloat16)
         monkeypatch.setattr(passes, "joins", lambda x: own)
         program = Program(Judged(model, 0.0), Arithmetic("bf16", DEVICE), together=True)
         losses = program.losses(weights, Batch(*tokens))
@@ -163,6 +164,6 @@ def test_stacked_models(monkeypatch: pytest.MonkeyPatch) -> None:
     (plain, expected), (losses, found) = computed(False), computed(True)
     torch.testing.assert_close(losses, plain, rtol=0, atol=0.02)
     for one, other in zip(found, expected, strict=True):
-        assert one.dtype == torch.float32
+        assert one.is_contiguous() and one.dtype == torch.float32
         # Those of queries and keys are small differences of large numbers.
         assert (one - other).norm() < 16 * ROUNDING * other.norm()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transfer.config import RoleOverride
 from transfer.models import passes
 from transfer.models.attention import attend
+from transfer.models.linear import Linear
 
 Activation = Literal["gelu", "relu-squared"]
 _MLP_RATIO = 4
@@ -47,10 +48,10 @@ class Attention(nn.Module):
         super().__init__()
         self.head_dim, self.causal = head_dim, length is not None
         self.register_buffer("turns", turns(length or 0, head_dim), persistent=False)
-        self.query = nn.Linear(width, width, bias=False)
-        self.key = nn.Linear(width, width, bias=False)
-        self.value = nn.Linear(width, width, bias=False)
-        self.project = nn.Linear(width, width, bias=False)
+        self.query = Linear(width, width)
+        self.key = Linear(width, width)
+        self.value = Linear(width, width)
+        self.project = Linear(width, width)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         """Mix the positions."""
@@ -101,8 +102,8 @@ class FeedForward(nn.Module):
     def __init__(self, width: int, activation: Activation) -> None:
         super().__init__()
         self.activation = activation
-        self.expand = nn.Linear(width, _MLP_RATIO * width, bias=False)
-        self.project = nn.Linear(_MLP_RATIO * width, width, bias=False)
+        self.expand = Linear(width, _MLP_RATIO * width)
+        self.project = Linear(_MLP_RATIO * width, width)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         """Transform every position."""

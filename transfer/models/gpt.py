@@ -15,6 +15,7 @@ from transfer.models.blocks import (
     rms_norm,
     zero_residual_,
 )
+from transfer.models.linear import Linear
 
 
 class Gpt(nn.Module):
@@ -36,7 +37,7 @@ class Gpt(nn.Module):
             Block(width, config.head_dim, config.activation, factor, shape.inputs[0])
             for _ in range(depth)
         )
-        self.head = nn.Linear(width, shape.outputs, bias=False)
+        self.head = Linear(width, shape.outputs)
         if config.tied:
             # Initialised as a head: as an embedding it would give logits of size sqrt(D).
             self.embedding.weight = self.head.weight
