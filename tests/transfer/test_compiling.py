@@ -10,7 +10,7 @@ from torch import Tensor
 from tests.invented import invented
 from tests.transfer.test_stack import FAMILIES, RUN
 from transfer import compiling
-from transfer.compiling import Pace, pays
+from transfer.compiling import Pace, pays, time_saved
 from transfer.config import ComputeConfig, MlpConfig, SgdConfig
 from transfer.data.cache import cache_folder
 from transfer.models.mlp import Mlp
@@ -31,6 +31,18 @@ def test_one_long_stack_pays_at_once_and_short_ones_together() -> None:
     assert pays("long", 30.0, 25.0)
     assert [pays("short", 10.0, 25.0) for _ in range(4)] == [False, False, True, True]
     assert not pays("other", 10.0, 25.0), "stacks of another kind share no program"
+
+
+def test_what_a_compiled_step_saves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of it, unless its passes are kernels of our own and the device does not wait."""
+    stack = Stack([RUN])
+    assert time_saved(stack, 0.1, 1.0) == 0.5
+    monkeypatch.setattr(compiling.kernels, "THERE", True)
+    monkeypatch.setattr(stack.model, "own_passes", True, raising=False)
+    assert time_saved(stack, 0.1, 1.0) == 0.5, "in float32 they are torch's"
+    stack.arithmetic.precision = "bf16"
+    assert time_saved(stack, 0.1, 1.0) == 0.0
+    assert time_saved(stack, 0.9, 1.0) == 0.5, "the device waits for the host"
 
 
 def test_what_an_earlier_process_compiled_is_compiled_at_once() -> None:

@@ -26,7 +26,13 @@ class Gpt(nn.Module):
         shape: Data of tokens; its outputs are the vocabulary.
         width: D, a multiple of the head dimension.
         depth: Number of blocks.
+
+    Attributes:
+        own_passes: Whether all passes over activations are kernels of our own, where autocast is to
+            bfloat16 on a GPU; a compiler finds nothing to fuse there.
     """
+
+    own_passes = True
 
     def __init__(self, config: GptConfig, shape: DataShape, width: int, depth: int) -> None:
         super().__init__()
