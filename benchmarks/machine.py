@@ -8,13 +8,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def facts(device: str = "cpu") -> dict[str, Any]:
     """Return date, command, device and versions."""
+    # Not above: who times a command from its start imports this first, and torch takes seconds.
+    import torch
+
     cuda = device == "cuda"
     found = {
         "date": datetime.now(UTC).date().isoformat(),

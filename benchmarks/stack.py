@@ -4,8 +4,9 @@
     python benchmarks/stack.py --data tinyshakespeare.txt --cells 64:2 --length 64   # CPU
 
 A cell is WIDTH:RUNS. Each is timed as it is and compiled, the mean of a few steps after the first
-three; runs have three seeds. Memory is the allocator's peak, beside what `transfer.stacksize`
-expects of the uncompiled stack.
+three; runs have three seeds. TFLOP/s are those of the model as `transfer.describe` counts them,
+over the time of the whole step. Memory is the allocator's peak, beside what `transfer.stacksize`
+expects of the uncompiled stack. With --json NAME rows are kept in benchmarks/results/NAME.json.
 """
 
 import argparse
@@ -18,9 +19,12 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from machine import facts, keep  # noqa: E402
+
 from sweeps import load_experiment  # noqa: E402
 from sweeps.plan import run_config, with_settings  # noqa: E402
 from transfer.config import ComputeConfig, RunConfig  # noqa: E402
+from transfer.families import Family  # noqa: E402
 from transfer.stack import Stack  # noqa: E402
 from transfer.stacksize import bytes_per_run  # noqa: E402
 
@@ -46,7 +50,9 @@ def runs(options: argparse.Namespace, width: int, number: int) -> list[RunConfig
     ]
 
 
-def measure(options: argparse.Namespace, width: int, number: int, compiled: bool) -> str:
+def measure(
+    options: argparse.Namespace, width: int, number: int, compiled: bool
+) -> dict[str, float | bool]:
     """Return a row of the table."""
     cuda = options.device == "cuda"
     compute = ComputeConfig(device=options.device)
@@ -64,8 +70,20 @@ def measure(options: argparse.Namespace, width: int, number: int, compiled: bool
     gradients = stack._gradients(rows)
     stepping = _timed(lambda: stack.stepper.step(gradients, 1.0), _STEPS, cuda)
     held = torch.cuda.max_memory_allocated() / _GIB if cuda else float("nan")
-    times = f"{1e3 * whole / number:.2f} | {1e3 * stepping / number:.2f} | {first:.1f}"
-    return f"| {width} | {number} | {compiled} | {times} | {held:.1f} | {expected:.1f} |"
+    config, shape = stack.configs[0], stack.data.shape
+    found = Family(config.model, shape).describe(width, config.depth)
+    flops = found.flops * config.batch_size * shape.positions * number
+    return {
+        "width": width,
+        "runs": number,
+        "compiled": compiled,
+        "ms a run and step": round(1e3 * whole / number, 2),
+        "TFLOP/s": round(flops / whole / 1e12, 1),
+        "of it the optimizer": round(1e3 * stepping / number, 2),
+        "first step, s": round(first, 1),
+        "GiB": round(held, 1),
+        "GiB expected": round(expected, 1),
+    }
 
 
 def _timed(work: Callable[[], None], times: int, cuda: bool) -> float:
@@ -86,14 +104,19 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--cells", nargs="+", default=["256:36", "512:12", "1024:12", "2048:4"])
     parser.add_argument("--length", type=int, default=1024)
+    parser.add_argument("--uncompiled", action="store_true", help="do not compile")
+    parser.add_argument("--json", metavar="NAME", help="write benchmarks/results/NAME.json")
     options = parser.parse_args()
-    columns = "width runs compiled ms-a-run-and-step optimizer first-step-s GiB expected-GiB"
-    print("| " + columns.replace(" ", " | ") + " |")
-    print("|---|---|---|---|---|---|---|---|")
+    rows: list[dict[str, float | bool]] = []
     for cell in options.cells:
         width, number = map(int, cell.split(":"))
-        for compiled in (False, True):
-            print(measure(options, width, number, compiled), flush=True)
+        for compiled in (False,) if options.uncompiled else (False, True):
+            rows.append(measure(options, width, number, compiled))
+            if len(rows) == 1:
+                print("| " + " | ".join(rows[0]) + " |\n" + "|---" * len(rows[0]) + "|")
+            print("| " + " | ".join(map(str, rows[-1].values())) + " |", flush=True)
+    if options.json:
+        keep(options.json, {**facts(options.device), "rows": rows})
 
 
 if __name__ == "__main__":
