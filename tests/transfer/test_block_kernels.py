@@ -16,7 +16,7 @@ from transfer import kernels
 from transfer.arithmetic import Arithmetic
 from transfer.config import DataShape, GptConfig
 from transfer.data.base import Batch
-from transfer.models import linear, passes
+from transfer.models import linear, lookup, passes
 from transfer.models.blocks import rms_norm, rotary, turns
 from transfer.models.gpt import Gpt
 from transfer.program import Judged, Program
@@ -136,8 +136,13 @@ def test_normed() -> None:
 
 
 @runs_kernels
-def test_stacked_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loss and gradients of stacked models are those of the plain ones, to bfloat16's rounding."""
+@pytest.mark.parametrize("few", [False, True])
+def test_stacked_models(few: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loss and gradients of stacked models are those of the plain ones, to bfloat16's rounding.
+
+    Where few rows are looked up for many tokens, too.
+    """
+    monkeypatch.setattr(lookup, "_LEAST_REPEATS", 1 if few else 1000)
     torch.manual_seed(0)
     shape = DataShape(kind="tokens", inputs=(8,), outputs=13)
     model = Gpt(GptConfig(head_dim=64 if CUDA else 16), shape, 64, 2).to(DEVICE)

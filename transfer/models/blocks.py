@@ -8,13 +8,14 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from transfer.config import RoleOverride
 from transfer.models import passes
 from transfer.models.attention import attend
 from transfer.models.linear import Linear
+from transfer.models.lookup import lookup
 
 Activation = Literal["gelu", "relu-squared"]
 _MLP_RATIO = 4
@@ -53,9 +54,18 @@ class Attention(nn.Module):
         self.value = Linear(width, width)
         self.project = Linear(width, width)
 
-    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        """Mix the positions."""
+    def forward(
+        self, x: Float[Tensor, "*rows D"], tokens: Int[Tensor, "B T"] | None = None
+    ) -> Float[Tensor, "B T D"]:
+        """Mix the positions.
+
+        Args:
+            x: (B, T, D), or with tokens (V, D), a row for each of the vocabulary.
+            tokens: Which of the rows are at the positions.
+        """
         q, k, v = (layer(x) for layer in (self.query, self.key, self.value))
+        if tokens is not None:
+            q, k, v = (lookup(rows, tokens) for rows in (q, k, v))
         now = self.turns[:, : q.shape[1]]
         fused = self.causal and passes.takes(q) and self.head_dim.bit_count() == 1
         if fused:
@@ -135,16 +145,20 @@ class Block(nn.Module):
         self.mlp = FeedForward(width, activation)
 
     def forward(
-        self, x: Float[Tensor, "B T D"], normed: Float[Tensor, "B T D"] | None = None
+        self,
+        x: Float[Tensor, "B T D"],
+        normed: Float[Tensor, "*rows D"] | None = None,
+        tokens: Int[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T D"] | tuple[Float[Tensor, "B T D"], Float[Tensor, "B T D"]]:
         """Add both branches.
 
         Args:
             x: Sum of the branches before.
             normed: norm(x) in bfloat16, where `passes.joins` takes x; norm(result) comes back too.
+            tokens: As for `Attention`, in the first block alone.
         """
         if normed is not None:
-            x, normed = passes.normed_sum(x, self.attention(normed), self.multiplier)
+            x, normed = passes.normed_sum(x, self.attention(normed, tokens), self.multiplier)
             return passes.normed_sum(x, self.mlp(normed), self.multiplier)
         x = x + self.multiplier * self.attention(rms_norm(x))
         out: Tensor = x + self.multiplier * self.mlp(rms_norm(x))

