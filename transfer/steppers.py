@@ -16,6 +16,9 @@ from transfer.roles import ParameterTable, build_optimizer, parameter_groups
 
 Gradients = dict[str, Tensor | None]
 
+_WORKSPACE_MB = (512.0, 2048.0)
+"""Of the steps on other devices and on a GPU, where small batches leave it partly idle."""
+
 
 class Stepper(ABC):
     """Optimizer steps of all runs of a stack.
@@ -67,6 +70,7 @@ class OneStepper(Stepper):
             lr=self.peaks,
             constrained=optimizers[0].constrained,
             polar=optimizers[0].polar,
+            workspace_mb=_WORKSPACE_MB[next(iter(weights.values())).is_cuda],
         )
         self.optimizers = [self.optimizer]
 

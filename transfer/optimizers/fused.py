@@ -181,8 +181,9 @@ class FusedBatch:
         # Two iterates and three matrices of the smaller side in bfloat16, partial sums of squares
         # in float64.
         each = 4 * small * large + 6 * small * small + 8 * (small * large // 4096 + 2)
-        size = min(max(1, self._workspace_bytes // each), 2**15)
         num = sum(len(entry.offsets) for entry in self.entries)
+        size = min(max(1, self._workspace_bytes // each), 2**15)
+        size = -(-num // -(-num // size))  # a small last part would leave the GPU half idle
         for start in range(0, num, size):
             yield start, min(start + size, num)
 
