@@ -53,7 +53,7 @@ def remembered(folder: Path) -> ClusterConfig | None:
     path = folder / _REMEMBERED
     try:
         return _cluster(json.loads(path.read_text("utf-8")), path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: {error}") from None
