@@ -64,6 +64,35 @@ def seen() -> list[Queued] | None:
     return [Queued(*map(str.strip, four)) for four in parts if len(four) == 4]
 
 
+def seen_by_accounting() -> list[Queued] | None:
+    """Return the user's jobs of the last weeks as sacct has them; None without an answer.
+
+    For when squeue fails. What is missing here is not known to have ended: accounting lags.
+    """
+    command = ["sacct", "-X", "-n", "-P", "-u", _USER, "-S", "now-30days"]
+    told = ask([*command, "-o", "JobID,JobName,State"])
+    if told is None:
+        return None
+    found = []
+    for line in told.splitlines():
+        job, name, state = [*line.split("|"), "", ""][:3]
+        for one in _expanded(job):
+            found.append(Queued(one, name, state.partition(" ")[0], "None"))
+    return found
+
+
+def _expanded(job: str) -> list[str]:
+    """Return 7_1, 7_2 and 7_5 for 7_[1-2,5%4]: tasks that wait are one line of sacct's."""
+    array, _, tasks = job.partition("_[")
+    if not tasks:
+        return [job]
+    numbers: list[str] = []
+    for part in tasks.partition("%")[0].rstrip("]").split(","):
+        first, _, last = part.partition("-")
+        numbers += map(str, range(int(first), int(last or first) + 1))
+    return [f"{array}_{number}" for number in numbers]
+
+
 def accounted(jobs: Sequence[str]) -> dict[str, str]:
     """Return how jobs that squeue has forgotten ended, such as TIMEOUT, by id.
 

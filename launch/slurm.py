@@ -250,16 +250,21 @@ class SlurmRunner:
         self._stop_if_cancelled(study)
         if any(not task.submission.folder.is_dir() for task in self._tasks.values()):
             raise ValueError(f"{study} is gone, or its jobs are: they are cancelled")
-        told = queue.seen()
+        whole = queue.seen()
+        told = whole if whole is not None else queue.seen_by_accounting()
         if told is None:
             self._silence(reporter)
             return
         self._answered = now
         live = {(job.name, job.task): job for job in told if not job.ended}
+        ended = {(job.name, job.task) for job in told if job.ended}
         for key, task in list(self._tasks.items()):
-            if key in live:
+            if key in live or (whole is None and key not in ended):
                 task.missing_since = None
+            if key in live:
                 self._tell_stuck(live[key], reporter)
+            elif whole is None and key not in ended:
+                continue  # accounting lags, and says nothing of some
             elif task.missing_since is None:
                 task.missing_since = now
             elif now - task.missing_since >= _PATIENCE_S:
@@ -271,9 +276,12 @@ class SlurmRunner:
         """Nothing can be said of any job now; results may come all the same."""
         silent = time.monotonic() - self._answered
         if silent > _DEAF_S:
-            raise ValueError(f"SLURM has not answered for {silent / 60:.0f} minutes (squeue fails)")
+            raise ValueError(
+                f"SLURM has not answered for {silent / 60:.0f} minutes (squeue and sacct fail)"
+            )
         self._tell(
-            "SLURM does not answer now (squeue fails); results are still waited for", reporter
+            "SLURM does not answer now (squeue and sacct fail); results are still waited for",
+            reporter,
         )
 
     def _tell_stuck(self, job: queue.Queued, reporter: Reporter) -> None:

@@ -95,6 +95,8 @@ def status_of(study: Study) -> Status:
     # The queue first: what leaves it after that is in the table.
     made = submissions(study.folder)
     told = queue.seen() if made else []
+    if told is None:
+        told = queue.seen_by_accounting()
     live = {(job.name, job.task): job for job in told or [] if not job.ended}
     under_way = _under_way(made, live)
     plans = [arm_plan(study, arm) for arm in study.experiment.arms]

@@ -3,6 +3,8 @@
 import io
 import os
 import shutil
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr
 from dataclasses import replace
@@ -18,6 +20,8 @@ from sweeps.database import VARIABLE
 from sweeps.packing import Bundle
 
 _CLEAN = ("export PYTHONSAFEPATH=1", "export OMP_NUM_THREADS=1", "export MKL_NUM_THREADS=1")
+_SBATCH_S = 300.0
+"""So long sbatch may take; it gives up by itself where the controller is down."""
 _KEPT = ("SLURM_CONF",)
 _LIMITS = ("violates accounting", "submit limit", "SubmitJobLimit", "MaxSubmit")
 """How SLURM says that a user has too many jobs, among other things."""
@@ -53,7 +57,7 @@ def submit(
     made = prepare(study.resolve(), bundles, spec, cluster.gpus)
     try:
         # submitit passes on what sbatch says besides raising it.
-        with _outside_of_jobs(), redirect_stderr(io.StringIO()):
+        with _outside_of_jobs(), redirect_stderr(io.StringIO()), _limited(_SBATCH_S):
             executor = submitit.SlurmExecutor(
                 made.folder / "submitit", max_num_timeout=cluster.requeues
             )
@@ -67,6 +71,8 @@ def submit(
         queue.cancel([made.name])  # sbatch may fail after SLURM took them
         shutil.rmtree(made.folder, ignore_errors=True)
         words = _words(str(error))
+        if isinstance(error.__cause__, TimeoutError):
+            words = str(error.__cause__)
         kind = TooManyError if any(limit in words for limit in _LIMITS) else ValueError
         kind = AwayError if any(word in words for word in _AWAY) else kind
         raise kind(f"SLURM refuses the jobs: {words}") from None
@@ -96,6 +102,25 @@ def _outside_of_jobs() -> Iterator[None]:
         finally:
             if stored is not None:
                 os.environ[VARIABLE] = stored
+
+
+@contextmanager
+def _limited(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError in what is done, if it takes longer; in the main thread alone."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def raise_timeout(number: int, frame: object) -> None:
+        raise TimeoutError(f"sbatch timed out: no answer within {seconds:.0f} s")
+
+    before = signal.signal(signal.SIGALRM, raise_timeout)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def script(folder: Path, name: str, tasks: int, cluster: ClusterConfig) -> str:

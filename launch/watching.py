@@ -147,7 +147,7 @@ def _lines(folder: Path, found: "Status") -> list[str]:
     if not all(row.tuned for row in found.rows):
         lines.append("about: sizes are swept around the tuned setting, which is not known yet")
     if not found.answers:
-        lines.append("SLURM does not answer (squeue fails): what it runs is not shown")
+        lines.append("SLURM does not answer (squeue and sacct fail): what it runs is not shown")
     for job in found.jobs[:_MOST_JOBS]:
         why = f", {job.reason}" if job.state == "PENDING" else ""
         lines.append(f"job {job.job}: {job.state.lower()}{why}; {job.runs} runs to come")

@@ -82,6 +82,9 @@ def test_jobs_in_the_queue(study: Path, command: Command, monkeypatch: pytest.Mo
     text = command("status", str(study), cwd=study.parent).stdout
     assert "job 77_1: pending, QOSMaxGRESPerUser; 2 runs to come" in text
     monkeypatch.setattr(queue, "seen", lambda: None)
+    monkeypatch.setattr(queue, "seen_by_accounting", lambda: jobs[:1])
+    assert _status(command, study)["slurm_answers"]
+    monkeypatch.setattr(queue, "seen_by_accounting", lambda: None)
     assert not _status(command, study)["slurm_answers"]
     refused = command("cancel", str(study), cwd=study.parent)
     assert "SLURM does not answer (squeue fails): nothing was cancelled" in one_line(refused)
@@ -96,6 +99,15 @@ def test_a_damaged_submission_is_nobodys(tmp_path: Path) -> None:
     made = prepare(tmp_path, [], Spec(compute=ComputeConfig()), gpus=0)
     (made.folder / "submission.json").write_text("{")
     assert submissions(tmp_path) == []
+
+
+def test_tasks_that_wait_are_one_line_of_accounting(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = "7_[1-2,5%4]|lmo-a|PENDING\n7_0|lmo-a|CANCELLED by 0\n8|lmo-b|RUNNING\n"
+    monkeypatch.setattr(queue, "ask", lambda command: lines)
+    found = queue.seen_by_accounting() or []
+    assert [job.job for job in found] == ["7_1", "7_2", "7_5", "7_0", "8"]
+    assert [job.ended for job in found] == [False, False, False, True, False]
+    assert found[2].task == 5
 
 
 def test_reasons_and_ends() -> None:

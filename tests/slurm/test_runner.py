@@ -243,13 +243,44 @@ def test_arrays_are_cut_to_what_the_cluster_takes(
 def test_a_deaf_slurm_is_no_dead_job(
     home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """squeue fails: nothing is recorded as failed, and the results are waited for."""
+    """Nothing is recorded as failed, and the results are waited for."""
     _fake(tmp_path / "bin", "squeue", "exit 1", monkeypatch)
+    _fake(tmp_path / "bin", "sacct", "exit 1", monkeypatch)
     monkeypatch.setattr("launch.slurm._ASK_S", 0.1)
     table = RunTable(home)
     notes = _train(table, configs(2))
     assert {row.status for row in table.read().values()} == {"done"}
     assert sum("SLURM does not answer now" in note for note in notes) == 1
+
+
+def test_where_squeue_fails_accounting_tells_of_the_dead(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if subprocess.run(["sacct"], capture_output=True).returncode:
+        pytest.skip("this SLURM has no accounting")
+    monkeypatch.setattr("launch.slurm._ASK_S", 1.0)
+    monkeypatch.setattr("launch.slurm._PATIENCE_S", 3.0)
+    table, runs = RunTable(home), configs(2, steps=100_000)
+    with SlurmRunner(replace(CLUSTER, runs_per_job=1)) as cluster:
+        cluster.submit(table, runs, Reporter())
+        wait_until(lambda: len(in_queue(home)) == 2, 20, "jobs in the queue")
+        subprocess.run(["scancel", *in_queue(home)], check=True)
+        _fake(tmp_path / "bin", "squeue", "exit 1", monkeypatch)
+        left = {run.run_id for run in runs}
+        while left:
+            left -= cluster.wait(table, left, Reporter())
+    assert all("(CANCELLED) without a result" in str(r.error) for r in table.read().values())
+
+
+def test_an_sbatch_that_hangs_is_given_up(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("launch.submitting._SBATCH_S", 2.0)
+    _fake(tmp_path / "bin", "sbatch", "exec sleep 1000", monkeypatch)
+    began = time.monotonic()
+    with pytest.raises(ValueError, match="refuses the jobs: sbatch timed out: no answer within 2"):
+        _train(RunTable(home), configs(2))
+    assert time.monotonic() - began < 120, "far less than it sleeps"
 
 
 def test_a_silence_ends(home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -259,6 +290,7 @@ def test_a_silence_ends(home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: P
     table, began = RunTable(home), time.monotonic()
     with monkeypatch.context() as patch:
         _fake(tmp_path / "bin", "squeue", "exit 1", patch)
+        _fake(tmp_path / "bin", "sacct", "exit 1", patch)
         with pytest.raises(ValueError, match="SLURM has not answered for"):
             _train(table, configs(2, steps=100_000))
     assert time.monotonic() - began < 60
