@@ -64,6 +64,8 @@ def _cluster(data: Any, path: Path) -> ClusterConfig:
 
     names = [field.name for field in fields(ClusterConfig)]
     unknown = sorted(data.keys() - set(names))
+    if unknown == ["cluster"]:
+        raise ValueError(f"{path}: a profile's fields stand by themselves, without [cluster]")
     if unknown:
         raise ValueError(f"{path}: {unknown[0]} must be one of {', '.join(names)}")
     try:
@@ -71,7 +73,7 @@ def _cluster(data: Any, path: Path) -> ClusterConfig:
     except ValidationError as error:
         problem = error.errors()[0]
         at = ".".join(map(str, problem["loc"]))
-        said = str(problem.get("ctx", {}).get("error", "")) or f"{at}: {problem['msg']}"
+        said = str(problem.get("ctx", {}).get("error", "")) or f"cluster.{at}: {problem['msg']}"
         raise ValueError(
             f"{path}: {said}, got {problem['input']!r}" if at else f"{path}: {said}"
         ) from None

@@ -291,7 +291,7 @@ class SlurmRunner:
             )
 
     def _tell(self, text: str, reporter: Reporter) -> None:
-        kind = text.rpartition(":")[2]
+        kind = text.rpartition(":")[2].partition("(")[0]  # a reason may end with a list of nodes
         if kind not in self._told:
             self._told.add(kind)
             reporter.note(text)

@@ -98,8 +98,10 @@ def preset_text(name: str) -> str:
     """Return a preset's TOML text.
 
     Raises:
-        ValueError: no preset has this name; the nearest one is named.
+        ValueError: no preset has this name; the nearest one is named. Or it is a path.
     """
+    if "/" in name:
+        raise ValueError(f"there is no study and no file {name}")
     if name not in list_presets():
         raise ValueError(unknown("preset", name, list_presets()))
     return (resources.files("sweeps") / "presets" / f"{name}.toml").read_text(encoding="utf-8")

@@ -27,7 +27,8 @@ def test_a_profile_by_file_and_by_name(tmp_path: Path, monkeypatch: pytest.Monke
     [
         ("partitoin = 'a'", "partitoin must be one of partition, account"),
         ("cpus = 0", "cluster.cpus must be at least 1, got 0"),
-        ("cpus = 'two'", r"cpus: Input should be a valid integer, got 'two'"),
+        ("[cluster]\ncpus = 2", "a profile's fields stand by themselves, without .cluster."),
+        ("cpus = 'two'", r"cluster.cpus: Input should be a valid integer, got 'two'"),
         ("partition = 'a\\n#SBATCH --uid=0'", "cluster.partition must be one word for sbatch"),
         ("partition = 'a; rm -rf x'", "cluster.partition must be one word for sbatch"),
         ('partition = "$(id)"', "cluster.partition must be one word for sbatch"),
