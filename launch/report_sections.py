@@ -195,6 +195,8 @@ def _reproduction(done: Finished, prefix: str) -> "Section":
     from sweeps.reading import experiment_to_dict
 
     experiment, arm = done.study.experiment, next(iter(done.tuned))
+    # Whose cluster it was matters to no result, and the page may go to others.
+    written = {k: v for k, v in experiment_to_dict(experiment).items() if k != "cluster"}
     known, folder = provenance(done, arm), quoted(done.study.folder)
     facts = [(name, str(version)) for name, version in known["versions"].items()]
     facts += [("commit", str(known["commit"] or "unknown"))]
@@ -206,7 +208,7 @@ def _reproduction(done: Finished, prefix: str) -> "Section":
         commands=[f"{PROG} run experiment.toml --study {folder}\n{PROG} report {folder}"],
         facts=facts,
         files=[
-            Text("experiment.toml", tomli_w.dumps(experiment_to_dict(experiment)), printed=True),
+            Text("experiment.toml", tomli_w.dumps(written), printed=True),
             Text("provenance.json", json.dumps(known, indent=2)),
         ],
     )
