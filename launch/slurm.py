@@ -255,15 +255,20 @@ class SlurmRunner:
         if told is None:
             self._silence(reporter)
             return
-        self._answered = now
+        if whole is None:
+            self._give_up_if_silent()
         live = {(job.name, job.task): job for job in told if not job.ended}
-        ended = {(job.name, job.task) for job in told if job.ended}
+        # Tasks that are cancelled while they wait have one line together, without a number.
+        ended = {(job.name, job.task if "_" in job.job else None) for job in told if job.ended}
         for key, task in list(self._tasks.items()):
-            if key in live or (whole is None and key not in ended):
+            known = whole is not None or key in live or not ended.isdisjoint({key, (key[0], None)})
+            if known:
+                self._answered = now
+            if key in live or not known:
                 task.missing_since = None
             if key in live:
                 self._tell_stuck(live[key], reporter)
-            elif whole is None and key not in ended:
+            elif not known:
                 continue  # accounting lags, and says nothing of some
             elif task.missing_since is None:
                 task.missing_since = now
@@ -274,15 +279,17 @@ class SlurmRunner:
 
     def _silence(self, reporter: Reporter) -> None:
         """Nothing can be said of any job now; results may come all the same."""
-        silent = time.monotonic() - self._answered
-        if silent > _DEAF_S:
-            raise ValueError(
-                f"SLURM has not answered for {silent / 60:.0f} minutes (squeue and sacct fail)"
-            )
+        self._give_up_if_silent()
         self._tell(
             "SLURM does not answer now (squeue and sacct fail); results are still waited for",
             reporter,
         )
+
+    def _give_up_if_silent(self) -> None:
+        silent = time.monotonic() - self._answered
+        if silent > _DEAF_S:
+            minutes = f"{silent / 60:.0f} minutes"
+            raise ValueError(f"SLURM has not answered for {minutes} (squeue and sacct fail)")
 
     def _tell_stuck(self, job: queue.Queued, reporter: Reporter) -> None:
         if job.stuck:
