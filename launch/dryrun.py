@@ -3,7 +3,6 @@
 import argparse
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launch.sources import study_of
@@ -37,6 +36,7 @@ def print_plan(options: argparse.Namespace, command: str) -> None:
     """
     from launch.console import make_console
     from launch.estimates import bundles, pace_of
+    from launch.ledger import array_folder
     from launch.plan import arm_plan
     from launch.status import missing
     from launch.submitting import script
@@ -75,7 +75,7 @@ def print_plan(options: argparse.Namespace, command: str) -> None:
         )
     most = max((len(jobs) for jobs in packed.values()), default=0)
     if most:
-        folder = Path(study.folder).resolve() / "jobs" / f"lmo-{study.folder.name}-DATE"
+        folder = array_folder(study.folder.resolve(), "DATE")
         console.print("\nscript of the largest array, DATE standing for the end of its name:\n")
         print(script(folder, folder.name, most, cluster))
 

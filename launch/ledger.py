@@ -78,8 +78,7 @@ class Spec:
 
 def prepare(study: Path, bundles: Sequence[Bundle], spec: Spec, gpus: int) -> Submission:
     """Write a submission that SLURM does not know yet, a task for each bundle."""
-    plain = re.sub("[^A-Za-z0-9._-]", "-", study.name)[:24]
-    folder = study / "jobs" / f"lmo-{plain}-{time.strftime('%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
+    folder = array_folder(study, f"{time.strftime('%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}")
     folder.mkdir(parents=True)
     for task, bundle in enumerate(bundles):
         task_file(folder, task).write_text(spec_text(bundle.runs, spec), "utf-8")
@@ -92,6 +91,12 @@ def prepare(study: Path, bundles: Sequence[Bundle], spec: Spec, gpus: int) -> Su
     )
     made.save()
     return made
+
+
+def array_folder(study: Path, token: str) -> Path:
+    """Return the folder of an array, whose name is also the array's: one word for SLURM."""
+    plain = re.sub("[^A-Za-z0-9._-]", "-", study.name)[:24]
+    return study / "jobs" / f"lmo-{plain}-{token}"
 
 
 def spec_text(runs: Sequence[RunConfig], spec: Spec) -> str:

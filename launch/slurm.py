@@ -12,6 +12,7 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 
 from launch import queue
@@ -207,7 +208,8 @@ class SlurmRunner:
         size = queue.most_tasks() if self._held else 0
         while self._held:
             spec = self._held[0][1]
-            part = [job for job, its in self._held[:size] if its is spec]
+            _, alike = next(groupby(self._held[:size], key=lambda held: id(held[1])))
+            part = [job for job, _ in alike]
             try:
                 made = submit(table.folder.parent, part, spec, self.cluster)
             except TooManyError:

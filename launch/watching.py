@@ -83,10 +83,13 @@ def cancel(options: argparse.Namespace) -> int:
     from sweeps.driver import driver_of
 
     study = existing_study(options)
+    driver = driver_of(study.folder)
     made = {s.name for s in submissions(study.folder)}
-    if made:
-        mark_cancelled(study.folder)  # first of all: whoever is at work on it submits no more
-    told = queue.seen() if made else []
+    if not made:
+        here = f"; {driver} trains it: stop that with Ctrl-C" if driver is not None else ""
+        raise ValueError(f"nothing of {study.folder} was submitted to SLURM{here}")
+    mark_cancelled(study.folder)  # first of all: whoever is at work on it submits no more
+    told = queue.seen()
     if told is None:
         raise ValueError("SLURM does not answer (squeue fails): nothing was cancelled")
     jobs = [job for job in told if job.name in made and job.works]
@@ -99,11 +102,8 @@ def cancel(options: argparse.Namespace) -> int:
         print_error(f"{left} jobs are still in the queue, and will leave it")
         return BAD_INPUT
     print(f"{len(jobs)} jobs cancelled; submit what is missing with: {_resume(study.folder)}")
-    driver = driver_of(study.folder)
-    if driver is not None and made:
-        print(f"the command at work on it ({driver}) stops too")
-    elif driver is not None:
-        print(f"a command trains it without SLURM ({driver}): stop that one with Ctrl-C")
+    if driver is not None:
+        print(f"a command at work on it on SLURM ({driver}) stops too")
     return DONE
 
 

@@ -95,6 +95,11 @@ def test_logs_where_nothing_was_submitted(study: Path, command: Command) -> None
     assert "was submitted to SLURM: there are no logs" in one_line(done)
 
 
+def test_nothing_to_cancel(study: Path, command: Command) -> None:
+    done = command("cancel", str(study), cwd=study.parent)
+    assert "was submitted to SLURM" in one_line(done) and not (study / "jobs").exists()
+
+
 def test_a_damaged_submission_is_nobodys(tmp_path: Path) -> None:
     made = prepare(tmp_path, [], Spec(compute=ComputeConfig()), gpus=0)
     (made.folder / "submission.json").write_text("{")
