@@ -73,7 +73,8 @@ def main() -> None:
     total = _now()
     done = finished(study)
     swept = [done.rows[r.config.run_id] for r in done.planned if r.purpose == "sweep"]
-    tuning = sum(s["ends"][-1][1] - s["begins_s"] for s in clock.stages[:-1] if s["ends"])
+    tunings = [s for s in clock.stages if s["title"].startswith("tune ") and s["ends"]]
+    tuning = sum(s["ends"][-1][1] - s["begins_s"] for s in tunings)
     found = {
         **facts(experiment.compute.device),
         "runs": len(swept),
