@@ -1,10 +1,10 @@
 """Whether and when a stack's loss goes through torch.compile: where the time it saves pays for it.
 
 A stack begins uncompiled. After a few steps its pace is known, and with it what compiling would
-save of the rest: nothing of a model whose passes over activations are kernels of our own, unless
-the device waits for the host. Where none of several stacks of one kind is worth it alone, the one
-compiles by which as much was lost as compiling costs. Compiled programs are kept for later stacks
-of the process, and torch's own cache on disk makes the next process compile in a few seconds.
+save of the rest: nothing of a model whose passes over activations are kernels of our own. Where
+none of several stacks of one kind is worth it alone, the one compiles by which as much was lost as
+compiling costs. Compiled programs are kept for later stacks of the process, and torch's own cache
+on disk makes the next process compile in a few seconds.
 """
 
 import hashlib
@@ -30,8 +30,6 @@ _STEPS_BEFORE = 3
 _SHARE_SAVED = 0.5
 """Of a step's time, where it is compiled: 0.43 to 0.67 of the shallow GPT's on an H100, when all
 passes over its activations were torch's."""
-_BUSY = 0.7
-"""Share of a step's time up to which the host is ahead of the device."""
 _COLD_S, _WARM_S = 13.0, 3.0
 """Seconds that compiling takes, without and with torch's cache on disk: 11 to 14 and 2 to 6 for the
 shallow GPT on an H100, and some more for the first program of a process."""
@@ -99,9 +97,8 @@ class Pace:
         torch.cuda.synchronize()
         started = time.monotonic()
         stack.advance()
-        issued = time.monotonic()
         torch.cuda.synchronize()
-        saving = time_saved(stack, issued - started, time.monotonic() - started)
+        saving = time_saved(stack, time.monotonic() - started)
         cost = _WARM_S if _mark(stack).exists() else _COLD_S
         left = stack.configs[0].steps - stack.step
         # One clock for all processes of a team: who compiles keeps the others waiting.
@@ -162,18 +159,14 @@ def pays(key: str, saved_s: float, cost_s: float) -> bool:
     return _lost_s[key] > cost_s
 
 
-def time_saved(stack: Stack, issued_s: float, took_s: float) -> float:
-    """Return the seconds that a compiled step is expected to save.
+def time_saved(stack: Stack, took_s: float) -> float:
+    """Return the seconds that a compiled step is expected to save, of an uncompiled one's.
 
-    Args:
-        stack: Uncompiled.
-        issued_s: Time in which the host had issued all operations of a step.
-        took_s: Time until they were done.
+    Nothing where the passes are kernels of our own. That is so too where the device waits for the
+    host, as it does for a single small run: there compiling saves a tenth (docs/performance.md).
     """
     own = getattr(stack.model, "own_passes", False) and stack.arithmetic.precision == "bf16"
-    if own and kernels.THERE and issued_s < _BUSY * took_s:
-        return 0.0  # neither passes nor waiting are left to save
-    return _SHARE_SAVED * took_s
+    return 0.0 if own and kernels.THERE else _SHARE_SAVED * took_s
 
 
 def _known_saving(stack: Stack) -> float:
