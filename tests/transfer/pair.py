@@ -1,4 +1,4 @@
-"""Two processes that train together on the CPU, and do what a test tells them."""
+"""Two processes that train together, and do what a test tells them."""
 
 import multiprocessing
 import os
@@ -35,15 +35,17 @@ class Pair:
 
     Args:
         folder: Where they find each other.
+        device: Where they compute: cpu, or cuda for a GPU each.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, device: str = "cpu") -> None:
         spawn = multiprocessing.get_context("spawn")
         self.pipes: list[Connection] = []
         self.processes = []
         for rank in range(2):
             ours, theirs = spawn.Pipe()
-            arguments = (rank, theirs, str(folder / "team"))
+            place = device if device == "cpu" else f"{device}:{rank}"
+            arguments = (rank, theirs, str(folder / "team"), place)
             process = spawn.Process(target=_serve, args=arguments, daemon=True)
             process.start()
             theirs.close()
@@ -81,11 +83,14 @@ class Pair:
             process.kill()
 
 
-def _serve(rank: int, pipe: Connection, meeting_place: str) -> None:
+def _serve(rank: int, pipe: Connection, meeting_place: str, place: str) -> None:
     torch.set_num_threads(1)
+    device = torch.device(place)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     transfer.data.load = invented
     store = torch.distributed.FileStore(meeting_place, 2)
-    with joined(rank, 2, torch.device("cpu"), store=store):
+    with joined(rank, 2, device, store=store):
         while True:
             try:
                 work, given = pipe.recv()
