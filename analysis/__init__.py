@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from analysis.optimum import Optimum, Region, Tilt
     from analysis.page import render
     from analysis.panels import Panel, panels_of
+    from analysis.partial import settles
     from analysis.plots import plot_curves
     from analysis.radii import plot_radii
     from analysis.regret_plot import plot_regret
@@ -76,6 +77,7 @@ _HOME = {
     "read_table": "load",
     "render": "page",
     "save": "style",
+    "settles": "partial",
     "tidy": "load",
     "verdict": "claims",
     "verdicts": "groups",
@@ -125,6 +127,7 @@ __all__ = [
     "read_table",
     "render",
     "save",
+    "settles",
     "tidy",
     "verdict",
     "verdicts",

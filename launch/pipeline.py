@@ -153,13 +153,12 @@ def judge(done: Finished) -> dict[str, dict[str, "Verdict"]]:
 
 def settled(study: Study, arm: str, tuned: Tuned, runs: Sequence[PlannedRun]) -> bool:
     """Return whether a part of an arm's sweep, which the run table has, decides its verdict."""
+    from analysis import settles
     from sweeps.frame import to_frame
 
-    verdict = _judge_stepsize(study, arm, tuned, to_frame(runs, study.table.read()))
-    smallest = verdict.rows[0]
-    # Its sweep is whole, so nothing can be tuned better by the rest of the others.
-    not_tuned = smallest.censored and smallest.best == verdict.transferred
-    return verdict.status != "undecided" or bool(not_tuned)
+    frame = to_frame(runs, study.table.read())
+    grid = stepsize_grid(study.experiment.arms[arm], tuned.optimizer)
+    return settles(_judge_stepsize(study, arm, tuned, frame), frame, grid)
 
 
 def _judge_stepsize(study: Study, arm: str, tuned: Tuned, main: "pd.DataFrame") -> "Verdict":

@@ -2,8 +2,9 @@
 
 The smallest size is swept whole. A larger one begins with the stepsizes within two octaves of the
 tuned one and is extended until those within two octaves of its own best are there too, which is
-as far as the estimate of an optimum looks. If that part decides the verdict, it is the sweep;
-else the whole grid is. So a curve with a second, better basin farther away may go unseen.
+as far as the estimate of an optimum looks. If that part decides the verdict, or the rest could not,
+it is the sweep; else the whole grid is. So a curve with a second, better basin farther away may go
+unseen.
 
 What is needed follows from the run table alone: an interrupted sweep goes on where it was, and
 commands that train nothing judge the same runs.
@@ -22,7 +23,7 @@ REACH = 2
 """Grid points on either side of the tuned stepsize, and of a size's best one."""
 
 Settled = Callable[[Study, str, Tuned, Sequence[PlannedRun]], bool]
-"""Whether these runs of an arm, which the run table has, decide its verdict."""
+"""Whether more stepsizes than these of an arm, whose runs the table has, leave its verdict."""
 _Rows = Mapping[str, StoredRun]
 
 

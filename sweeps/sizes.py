@@ -49,7 +49,7 @@ class SweepConfig:
     """Octaves on either side of the tuned stepsize at which the star is tried too."""
     adaptive: bool = False
     """At larger sizes first the stepsizes around the tuned one and around the optimum; the others
-    only where those leave the verdict open."""
+    only where those leave the verdict open and more can close it."""
 
     def __post_init__(self) -> None:
         require(len(self.widths) >= 1, "widths", "at least one width", self.widths)

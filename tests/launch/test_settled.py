@@ -43,6 +43,13 @@ def cliff(config: RunConfig) -> Any:
     return parabola(config)
 
 
+def noisy_parabola(config: RunConfig) -> Any:
+    """Noise decides between the two best, and the others are far off."""
+    off = octave(config) + 6
+    loss = 0.0 if off in (0, 1) else off**2 / 4
+    return fabricate(config, 1 + loss + 0.02 * ((config.seed + off) % 3))
+
+
 def noise(config: RunConfig) -> Any:
     return fabricate(config, 1 + 0.1 * (int(config.run_id[:6], 16) % 7) / 7)
 
@@ -58,6 +65,9 @@ def falling(config: RunConfig) -> Any:
         (parabola, {}, "transfers", PART),
         (cliff, {}, "does not transfer", PART + 1),  # -9 too, two below the best there is
         (noise, {}, "undecided", WHOLE),
+        # Other stepsizes would not help, more seeds would.
+        (noisy_parabola, {}, "undecided", PART),
+        (noisy_parabola, {"sweep.seeds": [1]}, "undecided", WHOLE),
         # The best of the smallest size's grid is its upper edge, which was tuned: no size can help.
         (falling, {"arms.scion.octaves_above": 0}, "undecided", 9 + 3 + 3),
     ],
