@@ -59,6 +59,16 @@ def remembered(folder: Path) -> ClusterConfig | None:
         raise ValueError(f"{path}: {error}") from None
 
 
+def idle_cores(cluster: ClusterConfig, device: str) -> str:
+    """Return one line about cores that training leaves idle; an empty one if there are none."""
+    if device != "cpu" or cluster.cpus == 1:
+        return ""
+    return (
+        f"cluster.cpus is {cluster.cpus}, and training on CPUs uses one core of a process: more "
+        "jobs at a time (cluster.parallelism) are faster"
+    )
+
+
 def _cluster(data: Any, path: Path) -> ClusterConfig:
     from pydantic import TypeAdapter, ValidationError
 

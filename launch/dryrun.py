@@ -34,6 +34,7 @@ def print_plan(options: argparse.Namespace, command: str) -> None:
     Raises:
         ValueError: as the command itself would, but for what only SLURM can refuse.
     """
+    from launch.cluster import idle_cores
     from launch.console import make_console
     from launch.estimates import bundles, pace_of
     from launch.ledger import array_folder
@@ -73,6 +74,8 @@ def print_plan(options: argparse.Namespace, command: str) -> None:
             "operations",
             markup=False,
         )
+    if idle := idle_cores(cluster, compute.device):
+        console.print(idle, markup=False, soft_wrap=True)
     most = max((len(jobs) for jobs in packed.values()), default=0)
     if most:
         folder = array_folder(study.folder.resolve(), "DATE")

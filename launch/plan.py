@@ -6,12 +6,10 @@ from typing import NamedTuple
 from launch.pipeline import settled
 from sweeps.adaptive import needed
 from sweeps.errors import FailedTrialError, NotTunedError
-from sweeps.plan import PlannedRun, Purpose, check_runs, star_runs, sweep_runs
+from sweeps.plan import PlannedRun, Purpose, runs_around
 from sweeps.study import Study
 from sweeps.tune import Tuned
 from transfer.config import RunConfig
-
-_PLANS = (sweep_runs, star_runs, check_runs)
 
 
 class Expected(NamedTuple):
@@ -62,7 +60,7 @@ def arm_plan(study: Study, arm: str) -> ArmPlan:
     except (NotTunedError, FailedTrialError) as error:
         tuned, asked = None, error.asked
     if tuned is None:
-        later = [run for plan in _PLANS for run in plan(experiment, arm, config.optimizer)]
+        later = runs_around(experiment, {arm: config.optimizer})
     else:
         later = needed(study, {arm: tuned}, settled if experiment.sweep.adaptive else None)
     trials = 0

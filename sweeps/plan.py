@@ -1,6 +1,6 @@
 """From an experiment to the runs it consists of."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -72,6 +72,18 @@ def stepsize_grid(arm: ArmConfig, tuned: OptimizerConfig) -> list[float]:
     grid = [tuned.stepsize * 2.0**k for k in range(-arm.octaves_below, arm.octaves_above + 1)]
     constrained = isinstance(tuned, ScionConfig) and tuned.constrained
     return [s for s in grid if not constrained or s <= 1]
+
+
+def runs_around(
+    experiment: Experiment, settings: Mapping[str, OptimizerConfig]
+) -> list[PlannedRun]:
+    """Return all runs but the tuning's around one setting of each arm: sweeps, stars, checks."""
+    return [
+        run
+        for plan in (sweep_runs, star_runs, check_runs)
+        for arm, optimizer in settings.items()
+        for run in plan(experiment, arm, optimizer)
+    ]
 
 
 def sweep_runs(experiment: Experiment, name: str, tuned: OptimizerConfig) -> list[PlannedRun]:

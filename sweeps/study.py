@@ -11,7 +11,7 @@ from typing import Any
 from sweeps.database import Database, requested_database
 from sweeps.driver import require_idle
 from sweeps.experiment import Experiment
-from sweeps.plan import PlannedRun, check_runs, roles_at, star_runs, sweep_runs
+from sweeps.plan import PlannedRun, roles_at, runs_around
 from sweeps.progress import Reporter
 from sweeps.reading import (
     experiment_from_dict,
@@ -97,12 +97,8 @@ class Study:
 
     def planned(self, tuned: dict[str, Tuned]) -> list[PlannedRun]:
         """Return all runs but the tuning's: sweep, star of radii and check, of every tuned arm."""
-        return [
-            run
-            for plan in (sweep_runs, star_runs, check_runs)
-            for arm, result in tuned.items()
-            for run in plan(self.experiment, arm, result.optimizer)
-        ]
+        settings = {arm: result.optimizer for arm, result in tuned.items()}
+        return runs_around(self.experiment, settings)
 
     # --- work ---
 

@@ -58,6 +58,11 @@ def test_an_experiment_has_a_cluster_of_its_own(tmp_path: Path, command: Command
     (tmp_path / "small.toml").write_text(SMALL + '[cluster]\npartition = "long"\ntime_min = 2\n')
     done = command("sweep", "small.toml", "--dry-run", cwd=tmp_path)
     assert "#SBATCH --partition=long" in done.stdout and "#SBATCH --time=2" in done.stdout
+    assert "cluster.cpus" not in done.stdout
+    with (tmp_path / "small.toml").open("a") as file:
+        file.write("cpus = 8\n")
+    done = command("sweep", "small.toml", "--dry-run", cwd=tmp_path)
+    assert "cluster.cpus is 8, and training on CPUs uses one core of a process" in done.stdout
     (tmp_path / "bad.toml").write_text(SMALL + "[cluster]\ncpus = 0\n")
     bad = command("sweep", "bad.toml", "--dry-run", cwd=tmp_path)
     assert "cluster.cpus must be at least 1, got 0" in one_line(bad)
