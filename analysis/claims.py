@@ -111,7 +111,7 @@ def verdict(
     others = (num_planned or 0) - len(found)
     judgement = _judge(cells, at, epsilon, level, found, notes, max(0, others))
     ruling, text = _rule_sweep(judgement, found, at, size, y)
-    if num_planned is not None:
+    if num_planned is not None and len(cells) < num_planned:
         part = f"{len(cells)} of {num_planned} cells of the grid were run"
         presumed = "; that no other is better is presumed" if ruling == "transfers" else ""
         notes.append(part + presumed)

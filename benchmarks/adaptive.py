@@ -64,6 +64,8 @@ def seconds(runs: list[PlannedRun], rows: dict[str, StoredRun]) -> float:
 
 # --- simulated sweeps ------------------------------------------------------------------------
 
+_CONTRARY = {"transfers", "does not transfer"}
+
 
 def begun(df: pd.DataFrame, grid: list[float]) -> pd.DataFrame:
     """Return what an adaptive sweep begins with; 1 is transferred."""
@@ -79,11 +81,11 @@ def begun(df: pd.DataFrame, grid: list[float]) -> pd.DataFrame:
 
 def looks(df: pd.DataFrame) -> tuple[str, str, float]:
     """Return the verdicts of the whole grid and of the adaptive sweep, and its share of runs."""
-    rule = partial(verdict, x="stepsize", transferred=1.0, epsilon=EPSILON)
+    cells = len(df[["width", "stepsize"]].drop_duplicates())
+    rule = partial(verdict, x="stepsize", transferred=1.0, epsilon=EPSILON, num_planned=cells)
     whole, grid = rule(df).status, sorted(df["stepsize"].unique())
     part = begun(df, grid)
-    cells = len(df[["width", "stepsize"]].drop_duplicates())
-    first = rule(part, num_planned=cells)
+    first = rule(part)
     if settles(first, part, grid):
         return whole, first.status, len(part) / len(df)
     return whole, whole, 1.0
@@ -103,9 +105,6 @@ def count(kind: Kind, num_sweeps: int) -> dict[str, dict[str, float]]:
             "runs": float(np.mean([share for *_, share in both])),
         }
     return found
-
-
-_CONTRARY = {"transfers", "does not transfer"}
 
 
 def simulate(options: argparse.Namespace) -> None:

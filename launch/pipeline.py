@@ -166,13 +166,12 @@ def _judge_stepsize(study: Study, arm: str, tuned: Tuned, main: "pd.DataFrame") 
     from analysis import verdict
 
     experiment, optimizer = study.experiment, tuned.optimizer
-    cells = main.groupby([experiment.sweep.axis, "stepsize"]).ngroups
     grid = len(stepsize_grid(experiment.arms[arm], optimizer)) * len(experiment.sweep.sizes)
     return verdict(
         main,
         fixed=fixed_axes(experiment, arm, optimizer),
         bounds={"stepsize": (None, largest_stepsize(optimizer))},
-        num_planned=grid if cells < grid else None,
+        num_planned=grid,  # also of a whole grid, so that a part of it is judged alike
         **_common(study, tuned),
     )
 

@@ -1,8 +1,10 @@
 """When the rest of a grid would leave a verdict as it is."""
 
 import math
+from itertools import product
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -80,3 +82,55 @@ def test_a_smallest_size_that_is_not_tuned() -> None:
     flat = {k: 1 + 0.001 * k for k in range(-2, 1)}
     df = table({8: falling, 16: flat}, noise=0.02)
     assert asked(df) == ("undecided", True)
+
+
+def test_a_transferred_setting_out_of_the_basin() -> None:
+    """Cells beyond may be better than that one, which has a variance of its own."""
+    larger = {k: 1 + 0.05 * (k - 2) ** 2 for k in range(-2, 5)}
+    df = table({8: steep(range(-4, 5)), 16: larger})
+    wild = (df.width == 16) & (df.stepsize <= 1)
+    df.loc[wild, "val_loss"] += np.random.default_rng(0).normal(0, 0.3, wild.sum())
+    assert asked(df) == ("undecided", False)
+
+
+def test_failed_runs_are_no_end_of_a_basin() -> None:
+    flat = {k: 1 + 0.002 * k for k in range(-2, 3)}
+    df = table({8: steep(range(-4, 5)), 16: flat}, noise=0.02)
+    assert asked(df) == ("undecided", False)
+    ends = (df.width == 16) & df.stepsize.isin([0.25, 4.0])
+    df["val_loss"] = df["val_loss"].mask(ends)
+    df["status"] = "done"
+    df.loc[ends, "status"] = "failed"
+    assert asked(df) == ("undecided", False)
+    df.loc[ends, "status"] = "diverged"
+    assert asked(df) == ("undecided", True)
+
+
+def test_accuracies() -> None:
+    """The higher the better."""
+    larger = {-2: 1.2, -1: 1.05, 0: 1.0, 1: 1.0, 2: 1.2}
+    df = table({8: steep(range(-4, 5)), 16: larger}, noise=0.02)
+    df["val_loss"] = 2 - df["val_loss"]
+    given: dict[str, Any] = {"x": "stepsize", "transferred": 1.0, "epsilon": EPSILON}
+    v = verdict(df, num_planned=18, maximise=True, **given)
+    assert v.status == "undecided" and settles(v, df, GRID)
+
+
+def test_what_diverges_beyond_decides_nothing() -> None:
+    """All cells of the grid count, also those that cannot be compared."""
+    rng, planned, num_open = np.random.default_rng(0), 2 * 17, 0
+    given: dict[str, Any] = {"x": "stepsize", "transferred": 1.0, "epsilon": EPSILON}
+    better = {(8, -1): -0.02, (16, -1): -0.08}  # at the larger size by 3 epsilon
+    for _ in range(30):
+        rows = []
+        for width, k, seed in product((8, 16), range(-4, 13), range(3)):
+            loss = 1 + 0.05 * k**2 + better.get((width, k), 0.0)
+            noise = 0.4 * EPSILON * rng.standard_normal()
+            rows.append((width, 2.0**k, seed, loss + noise if k < 3 else math.nan))
+        df = pd.DataFrame(rows, columns=["width", "stepsize", "seed", "val_loss"])
+        part = df[(df.width == 8) | df.stepsize.between(2.0**-3, 2.0**3)]
+        whole, begun = (verdict(d, num_planned=planned, **given) for d in (df, part))
+        if settles(begun, part, [2.0**k for k in range(-4, 13)]):
+            assert whole.status == begun.status
+            num_open += begun.status == "undecided"
+    assert num_open > 0
