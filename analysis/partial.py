@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
 from analysis.result import Verdict
@@ -53,5 +54,6 @@ def _whole(means: "pd.Series[float]", grid: Sequence[float], at: float, epsilon:
     """Whether a size was run beyond its basin, or to the grid's end, and has `at` in its basin."""
     reach = means.min() + BASIN * epsilon
     ends = means.index.min(), means.index.max()
-    known = any(math.isclose(x, at) and mean <= reach for x, mean in means.items())
-    return known and all(end in (min(grid), max(grid)) or means[end] > reach for end in ends)
+    held = means[np.isclose(means.index, at) & (means <= reach)]
+    beyond = (end in (min(grid), max(grid)) or means[end] > reach for end in ends)
+    return len(held) > 0 and all(beyond)

@@ -2,8 +2,8 @@
 
     python benchmarks/growth.py --json cpu-growth
     python benchmarks/growth.py --preset shallow-gpt-sign --arm unconstrained --data FILE \\
-        --device cuda --widths 256 512 1024 2048 --width-runs 6 --most-alone 16 --json h100-growth
-    python benchmarks/growth.py --draw cpu-growth h100-growth --figure docs/figures/growth.png
+        --device cuda --widths 256 512 1024 2048 --width-runs 6 --most-alone 12 --json h200-growth
+    python benchmarks/growth.py --draw cpu-growth h200-growth --figure docs/figures/growth.png
 
 Runs of one width differ in stepsize and seed. The local runner trains them, its start included:
 stacked as it chooses, and alone, a stack for each run. Alone, more runs than `--most-alone` are

@@ -4,8 +4,8 @@
     python benchmarks/stack.py --data tinyshakespeare.txt --cells 64:2 --length 64   # CPU
     python benchmarks/stack.py ... --device cuda --uncompiled --processes 2          # two GPUs
 
-A cell is WIDTH:RUNS. Several processes share every batch, each on a GPU of its own. Each is timed
-as it is and compiled, the mean of a few steps after the first three; runs have three seeds. TFLOP/s
+A cell is WIDTH:RUNS, timed as it is and compiled; processes share every batch, each on a GPU
+of its own. Times are the mean of a few steps after the first three; runs have three seeds. TFLOP/s
 are those of the model as `transfer.describe` counts them, over the time of the whole step. Memory
 is the allocator's peak, beside what `transfer.stacksize` expects of the uncompiled stack, both of
 the first process. With --json NAME rows are kept in benchmarks/results/NAME.json.
@@ -30,7 +30,7 @@ from transfer.config import ComputeConfig, RunConfig  # noqa: E402
 from transfer.distributed import current, joined  # noqa: E402
 from transfer.families import Family  # noqa: E402
 from transfer.stack import Stack  # noqa: E402
-from transfer.stacksize import bytes_per_run  # noqa: E402
+from transfer.stacksize import bytes_of_stack, bytes_per_run  # noqa: E402
 
 _STEPS = 4
 _GIB = 2**30
@@ -65,7 +65,8 @@ def measure(
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     stack = Stack(runs(options, width, number), compute)
-    expected = number * bytes_per_run(stack.configs[0], compute) / _GIB
+    one = stack.configs[0]
+    expected = (number * bytes_per_run(one, compute) + bytes_of_stack(one, compute)) / _GIB
     if compiled:
         stack.program.compile()
     first = _timed(stack.advance, 1, cuda)

@@ -11,6 +11,14 @@ from sweeps.cluster import ClusterConfig
 from sweeps.study import write_json
 
 _REMEMBERED = "cluster.json"
+_KINDS = {
+    "<class 'str'>": "a text",
+    "<class 'int'>": "a whole number",
+    "<class 'float'>": "a number",
+    "tuple[str, ...]": "a list of texts",
+    "dict[str, str]": "a table of texts",
+}
+"""What a field of a profile is to be, by its type."""
 
 
 def profiles() -> Path:
@@ -27,11 +35,14 @@ def load_cluster(source: str) -> ClusterConfig:
     """
     path = Path(source) if source.endswith(".toml") else profiles() / f"{source}.toml"
     if not path.is_file():
-        raise ValueError(f"--cluster must name a profile, got {source!r}: there is no file {path}")
+        why = "is no file" if path.exists() else "is not there"
+        raise ValueError(f"--cluster must name a profile, got {source!r}: {path} {why}")
     try:
         data = tomllib.loads(path.read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path} is not written as TOML: {error}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} must be TOML in UTF-8, got other bytes") from None
     return _cluster(data, path)
 
 
@@ -59,20 +70,32 @@ def remembered(folder: Path) -> ClusterConfig | None:
         raise ValueError(f"{path}: {error}") from None
 
 
-def idle_cores(cluster: ClusterConfig, device: str) -> str:
-    """Return one line about cores that training leaves idle; an empty one if there are none."""
-    if device != "cpu" or cluster.cpus == 1:
-        return ""
-    return (
-        f"cluster.cpus is {cluster.cpus}, and training on CPUs uses one core of a process: more "
-        "jobs at a time (cluster.parallelism) are faster"
-    )
+def mismatches(cluster: ClusterConfig, device: str) -> list[str]:
+    """Return a line for each resource that is asked for and not used, or used and not asked for."""
+    found = []
+    if device == "cpu" and cluster.cpus > 1:
+        found.append(
+            f"cluster.cpus is {cluster.cpus}, and training on CPUs uses one core of a process: "
+            "with cluster.cpus 1 and a larger cluster.parallelism more of them are used"
+        )
+    if device == "cpu" and cluster.gpus:
+        found.append(
+            f"the jobs ask for {cluster.gpus} GPU{'s' * (cluster.gpus > 1)}, and compute.device is "
+            "cpu: --device cuda trains on it"
+        )
+    if device == "cuda" and not cluster.gpus:
+        found.append(
+            "compute.device is cuda, and the jobs ask for no GPU: where the partition gives none "
+            "by itself, set cluster.gres, such as gpu:a100:1"
+        )
+    return found
 
 
 def _cluster(data: Any, path: Path) -> ClusterConfig:
     from pydantic import TypeAdapter, ValidationError
 
-    names = [field.name for field in fields(ClusterConfig)]
+    types = {field.name: field.type for field in fields(ClusterConfig)}
+    names = list(types)
     unknown = sorted(data.keys() - set(names))
     if unknown == ["cluster"]:
         raise ValueError(f"{path}: a profile's fields stand by themselves, without [cluster]")
@@ -83,7 +106,8 @@ def _cluster(data: Any, path: Path) -> ClusterConfig:
     except ValidationError as error:
         problem = error.errors()[0]
         at = ".".join(map(str, problem["loc"]))
-        said = str(problem.get("ctx", {}).get("error", "")) or f"cluster.{at}: {problem['msg']}"
+        wanted = "a text" if "." in at else _KINDS.get(str(types.get(at)), problem["msg"])
+        said = str(problem.get("ctx", {}).get("error", "")) or f"cluster.{at} must be {wanted}"
         raise ValueError(
             f"{path}: {said}, got {problem['input']!r}" if at else f"{path}: {said}"
         ) from None

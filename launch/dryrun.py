@@ -34,7 +34,7 @@ def print_plan(options: argparse.Namespace, command: str) -> None:
     Raises:
         ValueError: as the command itself would, but for what only SLURM can refuse.
     """
-    from launch.cluster import idle_cores
+    from launch.cluster import mismatches
     from launch.console import make_console
     from launch.estimates import bundles, pace_of
     from launch.ledger import array_folder
@@ -66,6 +66,12 @@ def print_plan(options: argparse.Namespace, command: str) -> None:
             "jobs are as many and as long for any stepsize.",
             soft_wrap=True,
         )
+    if study.experiment.sweep.adaptive:
+        console.print(
+            "With sweep.adaptive that is the most that it takes: it comes in parts, and ends where "
+            "more stepsizes would not change a verdict.",
+            soft_wrap=True,
+        )
     known = sum(pace.is_known(run) for runs in stages.values() for run in runs)
     total = sum(map(len, stages.values()))
     if total:
@@ -74,8 +80,8 @@ def print_plan(options: argparse.Namespace, command: str) -> None:
             "operations",
             markup=False,
         )
-    if idle := idle_cores(cluster, compute.device):
-        console.print(idle, markup=False, soft_wrap=True)
+    for line in mismatches(cluster, compute.device):
+        console.print(line, markup=False, soft_wrap=True)
     most = max((len(jobs) for jobs in packed.values()), default=0)
     if most:
         folder = array_folder(study.folder.resolve(), "DATE")

@@ -16,7 +16,7 @@ from itertools import groupby
 from pathlib import Path
 
 from launch import queue
-from launch.cluster import idle_cores
+from launch.cluster import mismatches
 from launch.estimates import bundles, pace_of
 from launch.ledger import Spec, Submission, cancel_mark, submissions
 from launch.submitting import AwayError, TooManyError, submit
@@ -142,8 +142,8 @@ class SlurmRunner:
         where = study / "jobs"
         if "submitted" not in self._told:
             reporter.note(f"jobs are in SLURM's queue, their files in {where}")
-            if idle := idle_cores(self.cluster, self.compute.device):
-                reporter.note(idle)
+            for line in mismatches(self.cluster, self.compute.device):
+                reporter.note(line)
         self._told.add("submitted")
 
     def wait(self, table: RunTable, run_ids: Collection[str], reporter: Reporter) -> set[str]:

@@ -10,8 +10,8 @@ _WORD = re.compile(r"[A-Za-z0-9_.,:=@%\[\]&|()*+/-]*")
 """What may be handed to sbatch as a value: nothing that ends a line or an argument."""
 _OURS = frozenset(
     "partition account qos gres constraint exclude cpus-per-task mem time array signal job-name "
-    "output error open-mode nodes ntasks ntasks-per-node requeue no-requeue wrap parsable wait "
-    "test-only export chdir".split()
+    "output error open-mode nodes ntasks ntasks-per-node tasks-per-node mem-per-cpu requeue "
+    "no-requeue wrap parsable wait test-only export chdir uid".split()
 )
 """Options of sbatch that have a field of their own, or that the jobs rest on."""
 
@@ -78,8 +78,9 @@ class ClusterConfig:
         for name in ("runs_per_job", "signal_delay_s", "requeues"):
             require(getattr(self, name) >= 0, f"cluster.{name}", "at least 0", getattr(self, name))
         if self.tasks_per_node > 1:
-            wanted = f"one with {self.tasks_per_node} GPUs, as many as cluster.tasks_per_node"
-            require(self.gpus in (0, self.tasks_per_node), "cluster.gres", wanted, self.gres)
+            wanted = f"{self.tasks_per_node} GPUs, as many as cluster.tasks_per_node"
+            at, asked = next(iter(self._asked().items()), ("", ""))
+            require(self.gpus in (0, self.tasks_per_node), f"cluster.{at}", wanted, asked)
         require_positive("cluster.target_min", self.target_min)
         delay, limit = self.signal_delay_s, 60 * self.time_min
         wanted = f"less than the limit of {limit} s (cluster.time_min)"
@@ -88,8 +89,14 @@ class ClusterConfig:
     @property
     def gpus(self) -> int:
         """Number of GPUs of a job, as `gres` or --gpus and its kin say; 0 if they say none."""
-        asked = [self.gres, *(f"gpu:{v}" for k, v in self.extra.items() if k.startswith("gpus"))]
-        return sum(_gpus(part) for text in asked for part in text.split(","))
+        number = sum(_gpus(part) for text in self._asked().values() for part in text.split(","))
+        return number * (self.tasks_per_node if "gpus-per-task" in self.extra else 1)
+
+    def _asked(self) -> dict[str, str]:
+        """Return what asks for GPUs, by field."""
+        asked = {"gres": self.gres}
+        asked |= {f"extra.{k}": f"gpu:{v}" for k, v in self.extra.items() if k.startswith("gpus")}
+        return {field: text for field, text in asked.items() if any(map(_gpus, text.split(",")))}
 
 
 def _gpus(part: str) -> int:

@@ -162,8 +162,8 @@ def pays(key: str, saved_s: float, cost_s: float) -> bool:
 def time_saved(stack: Stack, took_s: float) -> float:
     """Return the seconds that a compiled step is expected to save, of an uncompiled one's.
 
-    Nothing where the passes are kernels of our own. That is so too where the device waits for the
-    host, as it does for a single small run: there compiling saves a tenth (docs/performance.md).
+    Taken as nothing where the passes are kernels of our own. Where the device waits for the host,
+    as it does for a single small run, it is a tenth, which seldom pays (docs/performance.md).
     """
     own = getattr(stack.model, "own_passes", False) and stack.arithmetic.precision == "bf16"
     return 0.0 if own and kernels.THERE else _SHARE_SAVED * took_s

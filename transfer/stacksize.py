@@ -9,11 +9,19 @@ from functools import partial
 
 import torch
 
-from transfer.config import AdamWConfig, ComputeConfig, MupAdamWConfig, RunConfig, canonical_json
+from transfer.config import (
+    AdamWConfig,
+    ComputeConfig,
+    MupAdamWConfig,
+    RunConfig,
+    ScionConfig,
+    canonical_json,
+)
 from transfer.data import load
 from transfer.describe import footprint
 from transfer.distributed import current
 from transfer.families import Family
+from transfer.steppers import WORKSPACE_MB
 
 _CPU_BYTES = 16 * 2**20
 """Working set up to which runs are added to a stack on a CPU; see docs/performance.md."""
@@ -30,8 +38,15 @@ def most_runs(config: RunConfig, compute: ComputeConfig) -> int:
         return compute.stack_size
     budget = _CPU_BYTES
     if compute.device == "cuda":
-        budget = current().least(int(_GPU_SHARE * torch.cuda.mem_get_info()[0]))
+        free = int(_GPU_SHARE * torch.cuda.mem_get_info()[0]) - bytes_of_stack(config, compute)
+        budget = current().least(max(0, free))
     return max(1, budget // bytes_per_run(config, compute))
+
+
+def bytes_of_stack(config: RunConfig, compute: ComputeConfig) -> int:
+    """Return the memory that a stack takes for all of its runs together: its step's workspace."""
+    stacked = isinstance(config.optimizer, ScionConfig)
+    return int(WORKSPACE_MB[compute.device] * 2**20) if stacked else 0
 
 
 def bytes_per_run(config: RunConfig, compute: ComputeConfig) -> int:

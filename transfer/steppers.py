@@ -16,8 +16,8 @@ from transfer.roles import ParameterTable, build_optimizer, parameter_groups
 
 Gradients = dict[str, Tensor | None]
 
-_WORKSPACE_MB = (512.0, 2048.0)
-"""Of the steps on other devices and on a GPU, where small batches leave it partly idle."""
+WORKSPACE_MB = {"cpu": 512.0, "mps": 512.0, "cuda": 2048.0}
+"""Of a stack's step by kind of device; small batches leave a GPU partly idle."""
 
 
 class Stepper(ABC):
@@ -70,7 +70,7 @@ class OneStepper(Stepper):
             lr=self.peaks,
             constrained=optimizers[0].constrained,
             polar=optimizers[0].polar,
-            workspace_mb=_WORKSPACE_MB[next(iter(weights.values())).is_cuda],
+            workspace_mb=WORKSPACE_MB[next(iter(weights.values())).device.type],
         )
         self.optimizers = [self.optimizer]
 

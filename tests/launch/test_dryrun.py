@@ -1,9 +1,11 @@
 """What would be submitted, on a machine without SLURM: nothing is written."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from launch.cluster import mismatches
 from launch.dryrun import _contents
 from sweeps.cluster import ClusterConfig
 from tests.launch.conftest import SMALL, Command, one_line
@@ -80,7 +82,45 @@ def test_contents_are_sizes_and_numbers() -> None:
         ("gpu:a100:1", {}, 1), ("gpu:4", {}, 4), ("gpu", {}, 1), ("gpu:a100:4(S:0-1)", {}, 4),
         ("tmpdisk:100,gpu:h100:2", {}, 2), ("tmpdisk:100", {}, 0), ("", {}, 0),
         ("", {"gpus": "2"}, 2), ("", {"gpus-per-node": "a100:8"}, 8),
+        ("", {"gpus-per-task": "a100:3"}, 3),
     ],
 )  # fmt: skip
 def test_gpus_of_a_job(gres: str, extra: dict[str, str], number: int) -> None:
     assert ClusterConfig(gres=gres, extra=extra).gpus == number
+
+
+def test_gpus_of_several_processes() -> None:
+    """One each, however they are asked for."""
+    assert ClusterConfig(tasks_per_node=2, extra={"gpus-per-task": "a100:1"}).gpus == 2
+    with pytest.raises(
+        ValueError, match=r"cluster\.extra\.gpus must be 2 GPUs, .* got 'gpu:a100:4'"
+    ):
+        ClusterConfig(tasks_per_node=2, extra={"gpus": "a100:4"})
+    with pytest.raises(ValueError, match=r"cluster\.gres must be 2 GPUs, .* got 'gpu:1'"):
+        ClusterConfig(tasks_per_node=2, gres="gpu:1")
+
+
+@pytest.mark.parametrize(
+    ("changes", "device", "words"),
+    [
+        ({"gres": "gpu:a100:1"}, "cuda", []),
+        ({}, "cpu", []),
+        ({"cpus": 8}, "cuda", ["compute.device is cuda, and the jobs ask for no GPU"]),
+        ({"cpus": 8}, "cpu", ["cluster.cpus is 8"]),
+        ({"gres": "gpu:2", "cpus": 8}, "cpu", ["cluster.cpus is 8", "the jobs ask for 2 GPUs"]),
+    ],
+)
+def test_what_is_asked_for_and_not_used(
+    changes: dict[str, Any], device: str, words: list[str]
+) -> None:
+    lines = mismatches(ClusterConfig(**changes), device)
+    assert [line.startswith(start) for line, start in zip(lines, words, strict=True)] == [
+        True
+    ] * len(words), lines
+
+
+def test_an_adaptive_sweep_is_the_most_that_it_takes(tmp_path: Path, command: Command) -> None:
+    (tmp_path / "small.toml").write_text(SMALL)
+    for option, said in (("--sweep.adaptive", True), ("--sweep.no-adaptive", False)):
+        done = command("sweep", "small.toml", "--dry-run", "--on", "slurm", option, cwd=tmp_path)
+        assert ("With sweep.adaptive that is the most" in done.stdout) == said, done.stderr

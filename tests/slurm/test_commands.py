@@ -80,6 +80,38 @@ def test_cancel_empties_the_queue_and_stops_the_driver(lmo: Lmo, study: Path) ->
     assert "0 jobs cancelled" in _out(lmo, "cancel", str(study))
 
 
+def test_jobs_that_cannot_start_are_shown_cancelled_and_made_up_for(
+    lmo: Lmo, study: Path, tmp_path: Path
+) -> None:
+    """The reason is SLURM's; resume then trains what is missing, with another profile."""
+    profile = (tmp_path / "a100.toml").read_text()
+    (tmp_path / "held.toml").write_text(profile + 'extra = { hold = "" }\n')
+    driver = lmo("sweep", "tiny.toml", "--on", "slurm", "--cluster", "held.toml")
+    wait_until(lambda: len(in_queue(study)) > 0, 60, "a job in the queue")
+    jobs = _counts(lmo, study)["jobs"]
+    assert {(job["state"], job["reason"]) for job in jobs} == {("PENDING", "JobHeldUser")}
+    assert "JobHeldUser" in _out(lmo, "status", str(study))
+    _out(lmo, "cancel", str(study))
+    driver.communicate(timeout=60)
+    assert in_queue(study) == [] and driver.returncode == 130
+    _out(lmo, "resume", str(study), *SLURM)
+    rows = RunTable(study).read()
+    assert rows and {row.status for row in rows.values()} == {"done"}
+    told = _counts(lmo, study)["stages"]
+    assert not any(row["to do"] + row["queued"] + row["failed"] for row in told), told
+
+
+def test_failed_runs_are_tried_again_by_the_command(lmo: Lmo, study: Path, tmp_path: Path) -> None:
+    """Their jobs died before they could train; a line of the profile's set-up was to blame."""
+    profile = (tmp_path / "a100.toml").read_text()
+    (tmp_path / "bad.toml").write_text(profile + 'setup = ["exit 3"]\n')
+    out = _out(lmo, "tune", "tiny.toml", "--on", "slurm", "--cluster", "bad.toml", code=5)
+    rows = RunTable(study).read()
+    assert rows and {row.status for row in rows.values()} == {"failed"}, out
+    out = _out(lmo, "resume", str(study), "--retry-failed", *SLURM)
+    assert {row.status for row in RunTable(study).read().values()} == {"done"}, out
+
+
 def test_a_job_saves_before_it_hands_itself_on(lmo: Lmo, study: Path) -> None:
     """The limit's signal comes long before the first checkpoint would be due."""
     driver = lmo("tune", "tiny.toml", "--train.steps", "30000", *SLURM)

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from sweeps import worker
-from tests.transfer.test_stack import RUN
-from transfer.config import RunConfig
+from tests.transfer.test_stack import RUN, scion
+from transfer.config import ComputeConfig, RunConfig
+from transfer.stacksize import bytes_of_stack, bytes_per_run, most_runs
 from transfer.train import RunRecord
 
 RUNS = [replace(RUN, seed=seed) for seed in range(8)]
@@ -46,6 +47,18 @@ def memory(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> M
     monkeypatch.setattr(worker, "train_stack", found.train_stack)
     monkeypatch.setattr(worker, "_fits", {})
     return found
+
+
+def test_the_workspace_of_a_step_is_taken_off_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once for all runs, and only where one optimizer steps them all."""
+    gpu, free = ComputeConfig(device="cuda"), 8 * 2**30
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free, free))
+    for run, workspace in ((replace(RUN, optimizer=scion(RUN)), 2 * 2**30), (RUN, 0)):
+        assert bytes_of_stack(run, gpu) == workspace
+        fits = (int(0.85 * free) - workspace) // bytes_per_run(run, gpu)
+        assert most_runs(run, gpu) == fits > 1
+    free = 2 * 2**30
+    assert most_runs(replace(RUN, optimizer=scion(RUN)), gpu) == 1
 
 
 @pytest.mark.parametrize("memory", [(3, error) for error in ERRORS], indirect=True, ids=str)

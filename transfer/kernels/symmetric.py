@@ -10,7 +10,7 @@ from transfer.kernels import INTERPRETED
 
 
 class Tiles(NamedTuple):
-    """Sizes of one program's work; the fastest measured on an H200 at 512 to 2048 rows.
+    """Sizes of one program's work, chosen on an H200 at 512 to 2048 rows.
 
     Four warps in three stages leave room for a second program on a multiprocessor, which multiplies
     while the first writes.
