@@ -78,7 +78,7 @@ class ClusterConfig:
         for name in ("runs_per_job", "signal_delay_s", "requeues"):
             require(getattr(self, name) >= 0, f"cluster.{name}", "at least 0", getattr(self, name))
         if self.tasks_per_node > 1:
-            wanted = f"{self.tasks_per_node} GPUs, as many as cluster.tasks_per_node"
+            wanted = f"one with {self.tasks_per_node} GPUs, as many as cluster.tasks_per_node"
             at, asked = next(iter(self._asked().items()), ("", ""))
             require(self.gpus in (0, self.tasks_per_node), f"cluster.{at}", wanted, asked)
         require_positive("cluster.target_min", self.target_min)

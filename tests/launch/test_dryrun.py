@@ -93,10 +93,10 @@ def test_gpus_of_several_processes() -> None:
     """One each, however they are asked for."""
     assert ClusterConfig(tasks_per_node=2, extra={"gpus-per-task": "a100:1"}).gpus == 2
     with pytest.raises(
-        ValueError, match=r"cluster\.extra\.gpus must be 2 GPUs, .* got 'gpu:a100:4'"
+        ValueError, match=r"cluster\.extra\.gpus must be one with 2 .* got 'gpu:a100:4'"
     ):
         ClusterConfig(tasks_per_node=2, extra={"gpus": "a100:4"})
-    with pytest.raises(ValueError, match=r"cluster\.gres must be 2 GPUs, .* got 'gpu:1'"):
+    with pytest.raises(ValueError, match=r"cluster\.gres must be one with 2 .* got 'gpu:1'"):
         ClusterConfig(tasks_per_node=2, gres="gpu:1")
 
 
