@@ -137,8 +137,9 @@ def test_a_killed_job_leaves_failed_runs_and_they_are_tried_again(
 
     class Killer(Reporter):
         def note(self, text: str) -> None:
-            wait_until(lambda: len(in_queue(home)) > 0, 20, "a job in the queue")
-            subprocess.run(["scancel", *in_queue(home)], check=True)
+            if "in SLURM's queue" in text:
+                wait_until(lambda: len(in_queue(home)) > 0, 20, "a job in the queue")
+                subprocess.run(["scancel", *in_queue(home)], check=True)
 
     with SlurmRunner(CLUSTER) as cluster:
         cluster.run(table, runs, Killer())
