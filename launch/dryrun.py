@@ -66,7 +66,7 @@ def print_plan(options: argparse.Namespace, command: str) -> None:
             "jobs are as many and as long for any stepsize.",
             soft_wrap=True,
         )
-    if study.experiment.sweep.adaptive:
+    if study.experiment.sweep.adaptive and command != "tune" and stages[title]:
         console.print(
             "With sweep.adaptive that is the most that it takes: it comes in parts, and ends where "
             "more stepsizes would not change a verdict.",

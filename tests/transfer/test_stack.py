@@ -112,7 +112,7 @@ def test_what_is_kept_as_built_is_drawn() -> None:
 
 # Every optimizer with one family and every family with one optimizer; the rest is their product.
 PAIRS = [("mlp", o) for o in OPTIMIZERS] + [(f, "scion") for f in FAMILIES if f != "mlp"]
-PAIRS += [("gpt", "adamw"), ("gpt", "muon"), ("vit", "muon")]
+PAIRS += [(f, o) for f in ("gpt", "vit", "cnn") for o in ("adamw", "muon")]
 
 
 FIFTY = rest_slow(PAIRS[: len(OPTIMIZERS)] + [("gpt", "scion")], PAIRS)
