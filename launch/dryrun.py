@@ -47,7 +47,7 @@ def print_plan(options: argparse.Namespace, command: str) -> None:
     compute, rows = study.experiment.compute, study.table.read()
     plans = [arm_plan(study, arm) for arm in study.experiment.arms]
     pace = pace_of(rows.values(), compute)
-    stages = {f"tune {plan.arm}": missing([plan], rows, ("tune",)) for plan in plans}
+    stages = {f"tune {', '.join(study.experiment.arms)}": missing(plans, rows, ("tune",))}
     if command != "tune":
         title, purposes = _LATER[command]
         stages[title] = missing(plans, rows, purposes)

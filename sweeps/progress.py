@@ -17,3 +17,36 @@ class Reporter:
 
     def note(self, text: str) -> None:
         """Something worth a line happened."""
+
+
+class Together(Reporter):
+    """Makes one stage of those that several arms begin; silent about it until `begin`."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self._titles: list[str] = []
+        self._total = self._known = 0
+
+    def begin(self) -> None:
+        """Tell of the arms that were not told of."""
+        if self._titles:
+            arms = [title.removeprefix("tune ").partition(":")[0] for title in self._titles]
+            title = f"tune {', '.join(arms)}" if len(arms) > 1 else self._titles[0]
+            self._reporter.stage(title, self._total, self._known)
+            self._titles, self._total, self._known = [], 0, 0
+
+    def stage(self, title: str, total: int, known: int) -> None:
+        self._titles.append(title)
+        self._total, self._known = self._total + total, self._known + known
+
+    def advance(self, runs: int) -> None:
+        if self._titles:
+            self._known += runs
+        else:
+            self._reporter.advance(runs)
+
+    def running(self, config: RunConfig, step: int) -> None:
+        self._reporter.running(config, step)
+
+    def note(self, text: str) -> None:
+        self._reporter.note(text)

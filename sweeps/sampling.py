@@ -18,7 +18,7 @@ from sweeps.asked import AskedFile
 from sweeps.experiment import ArmConfig, Experiment
 from sweeps.progress import Reporter
 from sweeps.storage import TOLD, in_memory, open_database, open_journal, settings_of
-from sweeps.trials import Settings, Trials
+from sweeps.trials import Settings, Steps, Trials
 from transfer.config import ScionConfig
 from transfer.seeds import derived_seed
 
@@ -43,8 +43,8 @@ def sample(
     *,
     replay: bool,
     database: "Database | None",
-) -> list[Settings]:
-    """Tune an arm and return the settings of all its trials, in order.
+) -> Steps[list[Settings]]:
+    """Tune an arm and return the settings of all its trials, in order; pauses to wait for runs.
 
     Args:
         folder: Where journals and `asked` files are.
@@ -66,16 +66,18 @@ def sample(
     optuna.logging.set_verbosity(quiet)
     asked = AskedFile(folder / f"{trials.arm}.asked.jsonl", trials.experiment.tune.batch)
     if replay:
-        return _Tuning(in_memory(trials, config), trials, config, asked, reporter).run()
+        return (
+            yield from _Tuning(in_memory(trials, config), trials, config, asked, reporter).run()
+        )
     note = asked.repair()
     if note:
         reporter.note(note)
     if database is None:
         study = open_journal(folder, trials, config, asked, reporter)
-        return _Tuning(study, trials, config, asked, reporter).run()
+        return (yield from _Tuning(study, trials, config, asked, reporter).run())
     with database.faults():
         study = open_database(database, folder, trials, config, asked, reporter)
-        return _Tuning(study, trials, config, asked, reporter).run()
+        return (yield from _Tuning(study, trials, config, asked, reporter).run())
 
 
 class _Tuning:
@@ -95,7 +97,7 @@ class _Tuning:
         self._counted: set[int] = set()
         """Trials whose runs the reporter knows of."""
 
-    def run(self) -> list[Settings]:
+    def run(self) -> Steps[list[Settings]]:
         """Ask, train and tell until every trial is told."""
         seeds, told = len(self.plan.seeds), len(self._told())
         if _given(self.config) is None:
@@ -106,7 +108,7 @@ class _Tuning:
         title = f"tune {self.trials.arm}: {self.plan.trials} trials"
         self.reporter.stage(title, self.plan.trials * seeds, told * seeds)
         if self.trials.background:
-            self._as_they_come()
+            yield from self._as_they_come()
         else:
             self._in_batches()
         return [settings_of(trial) for trial in self._all()]
@@ -137,19 +139,19 @@ class _Tuning:
 
     # --- as results arrive ---
 
-    def _as_they_come(self) -> None:
+    def _as_they_come(self) -> Steps[None]:
         """Keep a batch of trials under way; tell each that ended, and ask another for it."""
         self._go_on()
         while True:
             ended = [t for t in self._open() if self.trials.known(settings_of(t))]
             if any(self.trials.failed(settings_of(trial)) for trial in ended):
-                self._give_up()
+                yield from self._give_up()
             self._refill(ended)
             if not self._open():
                 return
             self._submit()
             if not any(self.trials.known(settings_of(trial)) for trial in self._open()):
-                self._wait()
+                yield from self._wait()
 
     def _go_on(self) -> None:
         """Ask what a driver that was killed had written down, and retry what had failed."""
@@ -185,14 +187,14 @@ class _Tuning:
             self.reporter.advance(self.trials.num_given(settings))
             self.trials.submit(settings)
 
-    def _wait(self) -> None:
+    def _wait(self) -> Steps[None]:
         waited = [s for t in self._open() if not self.trials.known(s := settings_of(t))]
-        self.trials.wait(waited)
+        yield from self.trials.wait(waited)
 
-    def _give_up(self) -> None:
+    def _give_up(self) -> Steps[None]:
         """A run failed: wait for those under way, which are paid for, and say so."""
         while not all(self.trials.known(settings_of(trial)) for trial in self._open()):
-            self._wait()
+            yield from self._wait()
         for trial in self._open():
             self.trials.value(settings_of(trial))
 

@@ -3,16 +3,16 @@
 import contextlib
 import json
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sweeps.database import Database, requested_database
+from sweeps.database import requested_database
 from sweeps.driver import require_idle
 from sweeps.experiment import Experiment
 from sweeps.plan import PlannedRun, roles_at, runs_around
-from sweeps.progress import Reporter
+from sweeps.progress import Reporter, Together
 from sweeps.reading import (
     experiment_from_dict,
     experiment_to_dict,
@@ -22,7 +22,9 @@ from sweeps.reading import (
 from sweeps.runner import BackgroundRunner, Runner
 from sweeps.sizes import SIZE_FIELDS
 from sweeps.table import RunTable, StoredRun
-from sweeps.tune import Tuned, tune_arm
+from sweeps.trainer import StudyTrainer
+from sweeps.trials import Steps
+from sweeps.tune import Tuned, tune_arms, tuning_of
 from transfer.config import WHERE_DATA_LIE, CharactersConfig, CustomConfig, RunConfig
 from transfer.files import replace_file
 
@@ -126,11 +128,17 @@ class Study:
             ValueError: the database asked for cannot be one.
             DatabaseError: it cannot be reached, or refuses.
         """
-        database = None if runner is None else requested_database()
-        return {
-            arm: self._tune_arm(arm, runner, reporter, retry_failed, database)
-            for arm in self.experiment.arms
-        }
+        if not isinstance(runner, BackgroundRunner):
+            return {
+                arm: self._tune_arm(arm, runner, reporter, retry_failed)
+                for arm in self.experiment.arms
+            }
+        together = Together(reporter)
+        trainer = StudyTrainer(self, runner, together, retry_failed)
+        arms = {arm: self._tuning(arm, trainer, together) for arm in self.experiment.arms}
+        found = tune_arms(arms, trainer.wait)
+        together.begin()
+        return found
 
     def tuned(self, arm: str) -> Tuned:
         """Return the best setting of an arm, from the run table; trains and writes nothing.
@@ -147,16 +155,27 @@ class Study:
         runner: Runner | None,
         reporter: Reporter,
         retry_failed: bool = False,
-        database: Database | None = None,
     ) -> Tuned:
-        return tune_arm(
+        trainer = StudyTrainer(self, runner, reporter, retry_failed)
+        steps = self._tuning(arm, trainer, reporter, replay=runner is None)
+        return tune_arms({arm: steps}, trainer.wait)[arm]
+
+    def _tuning(
+        self,
+        arm: str,
+        trainer: StudyTrainer,
+        reporter: Reporter,
+        replay: bool = False,
+    ) -> Steps[Tuned]:
+        return tuning_of(
             self.folder / "tuning",
             self.experiment,
             arm,
-            trainer=_Trainer(self, runner, reporter, retry_failed),
+            trainer=trainer,
             reporter=reporter,
-            replay=runner is None,
-            database=database,
+            replay=replay,
+            # One for each arm: it closes what it opened when the arm is tuned.
+            database=None if replay else requested_database(),
         )
 
     def ensure(
@@ -193,37 +212,6 @@ class Study:
             if note not in self._told:
                 reporter.note(note)
                 self._told.add(note)
-
-
-class _Trainer:
-    """Trains the runs of the tuning into a study's table; see `sweeps.trials.Trainer`."""
-
-    def __init__(
-        self, study: Study, runner: Runner | None, reporter: Reporter, retry_failed: bool
-    ) -> None:
-        self._study, self._runner = study, runner
-        self._reporter, self._retry_failed = reporter, retry_failed
-
-    @property
-    def background(self) -> bool:
-        """Whether runs can be submitted and waited for."""
-        return isinstance(self._runner, BackgroundRunner)
-
-    def train(self, configs: Sequence[RunConfig]) -> dict[str, StoredRun]:
-        """Return the table once it has these runs."""
-        return self._study.ensure(configs, self._runner, self._reporter, self._retry_failed)
-
-    def submit(self, configs: Sequence[RunConfig]) -> None:
-        """Begin runs that the table lacks."""
-        assert isinstance(self._runner, BackgroundRunner)
-        self._study.prepare(self._reporter)
-        self._runner.submit(self._study.table, configs, self._reporter)
-
-    def wait(self, run_ids: Collection[str]) -> dict[str, StoredRun]:
-        """Return the table once it has one more of these submitted runs."""
-        assert isinstance(self._runner, BackgroundRunner)
-        self._runner.wait(self._study.table, run_ids, self._reporter)
-        return self._study.table.read()
 
 
 def _admitted(folder: Path, experiment: Experiment) -> tuple[Experiment, Experiment | None]:

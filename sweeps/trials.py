@@ -1,8 +1,8 @@
 """Trials of one arm's tuning: their runs, and their values by way of the run table."""
 
 import math
-from collections.abc import Collection, Sequence
-from typing import Protocol
+from collections.abc import Collection, Generator, Sequence
+from typing import Protocol, TypeVar
 
 from sweeps.errors import FailedTrialError
 from sweeps.experiment import Experiment
@@ -12,6 +12,11 @@ from transfer.config import RunConfig
 
 Settings = dict[str, float]
 """Tuned values by name: stepsize, or a role for its radius."""
+
+_T = TypeVar("_T")
+Steps = Generator[set[str], dict[str, StoredRun], _T]
+"""Work that pauses where it waits for runs in the background: it yields their ids, goes on with the
+table once that has one more of them, and returns its result."""
 
 
 class Trainer(Protocol):
@@ -29,7 +34,7 @@ class Trainer(Protocol):
         """
 
     def submit(self, configs: Sequence[RunConfig]) -> None:
-        """Begin runs that the table lacks, without waiting for them."""
+        """Begin runs that the table lacks, at the next `wait` at the latest."""
 
     def wait(self, run_ids: Collection[str]) -> dict[str, StoredRun]:
         """Return the table once it has one more of these submitted runs, or several."""
@@ -83,10 +88,10 @@ class Trials:
             self._trainer.submit(new)
             self._begun |= {config.run_id for config in new}
 
-    def wait(self, settings: Sequence[Settings]) -> None:
-        """Return when at least one more run of these settings, which were begun, has ended."""
+    def wait(self, settings: Sequence[Settings]) -> Steps[None]:
+        """Pause until at least one more run of these settings, which were begun, has ended."""
         wanted = {c.run_id for s in settings for c in self.configs(s)}
-        self.rows = self._trainer.wait(wanted - self.rows.keys())
+        self.rows = yield wanted - self.rows.keys()
 
     # --- what is known ---
 

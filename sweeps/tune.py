@@ -4,6 +4,7 @@ An arm that tunes its stepsize alone is enumerated; others are sampled by Optuna
 """
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,8 @@ from sweeps.experiment import ArmConfig, Experiment
 from sweeps.plan import with_settings
 from sweeps.progress import Reporter
 from sweeps.sampling import sample
-from sweeps.trials import Settings, Trainer, Trials
+from sweeps.table import StoredRun
+from sweeps.trials import Settings, Steps, Trainer, Trials
 from transfer.config import OptimizerConfig, RunConfig
 
 if TYPE_CHECKING:
@@ -42,7 +44,45 @@ class Tuned:
     """Tuned settings at an end of their search range: a wider range may hold a better one."""
 
 
-def tune_arm(
+def tune_arms(
+    arms: Mapping[str, Steps[Tuned]], wait: Callable[[set[str]], dict[str, StoredRun]]
+) -> dict[str, Tuned]:
+    """Tune several arms side by side: while one waits for its runs, the others go on.
+
+    Args:
+        arms: The tuning of each, not begun.
+        wait: Begins what was submitted and returns the table once it has one more of these runs.
+
+    Raises:
+        FailedTrialError: a run failed; of the first such arm, when the others are tuned.
+    """
+    tuned, waiting = dict[str, Tuned](), dict[str, set[str]]()
+    failure: FailedTrialError | None = None
+    rows, due = dict[str, StoredRun](), list(arms)
+    try:
+        while due:
+            for arm in due:
+                try:
+                    waiting[arm] = arms[arm].send(rows) if arm in waiting else next(arms[arm])
+                    continue
+                except StopIteration as ended:
+                    tuned[arm] = ended.value
+                except FailedTrialError as error:
+                    failure = failure or error
+                waiting.pop(arm, None)
+            if waiting:
+                rows = wait(set().union(*waiting.values()))
+            due = [arm for arm, run_ids in waiting.items() if run_ids & rows.keys()]
+            assert due or not waiting, "what ended is waited for by nobody"
+    finally:
+        for steps in arms.values():
+            steps.close()
+    if failure is not None:
+        raise failure
+    return {arm: tuned[arm] for arm in arms}
+
+
+def tuning_of(
     folder: Path,
     experiment: Experiment,
     arm: str,
@@ -51,8 +91,8 @@ def tune_arm(
     reporter: Reporter,
     replay: bool = False,
     database: "Database | None" = None,
-) -> Tuned:
-    """Tune one arm and return its best setting.
+) -> Steps[Tuned]:
+    """Tune one arm and return its best setting; pauses where it waits for runs.
 
     Args:
         folder: Where the journals are.
@@ -82,9 +122,11 @@ def tune_arm(
     trials = Trials(experiment, arm, trainer)
     try:
         if set(config.search) == {"stepsize"}:
-            settings, method = _enumerate(trials, config, reporter), "grid"
+            settings, method = (yield from _enumerate(trials, config, reporter)), "grid"
         else:
-            settings = sample(folder, trials, config, reporter, replay=replay, database=database)
+            settings = yield from sample(
+                folder, trials, config, reporter, replay=replay, database=database
+            )
             method = experiment.tune.sampler
         values = [trials.value(s) for s in settings]
     except LookupError as error:
@@ -112,11 +154,19 @@ def tune_arm(
     )
 
 
-def _enumerate(trials: Trials, config: ArmConfig, reporter: Reporter) -> list[Settings]:
+def _enumerate(trials: Trials, config: ArmConfig, reporter: Reporter) -> Steps[list[Settings]]:
     low, high = config.search["stepsize"]
     settings = [{"stepsize": 2.0**k} for k in range(int(low), int(high) + 1)]
     num_runs = len(settings) * len(trials.experiment.tune.seeds)
-    known = sum(trials.known(s) for s in settings) * len(trials.experiment.tune.seeds)
-    reporter.stage(f"tune {trials.arm}: {len(settings)} stepsizes", num_runs, known)
-    trials.train(settings)
+    title = f"tune {trials.arm}: {len(settings)} stepsizes"
+    reporter.stage(title, num_runs, trials.num_given(settings))
+    if not trials.background:
+        trials.train(settings)
+        return settings
+    failed = [s for s in settings if trials.failed(s)]
+    if failed:
+        trials.train(failed)  # once more, if that is asked for
+    trials.submit(settings)
+    while missing := [s for s in settings if not trials.known(s)]:
+        yield from trials.wait(missing)
     return settings

@@ -9,7 +9,7 @@ from typing import Any
 from sweeps.database import Database
 from sweeps.experiment import Experiment
 from sweeps.table import StoredRun
-from sweeps.tune import Tuned, tune_arm
+from sweeps.tune import Tuned, tune_arms, tuning_of
 from tests.helpers import Notes, fabricate, tiny_experiment
 from transfer.config import RunConfig, ScionConfig
 
@@ -134,4 +134,5 @@ def tune(
     notes = Notes()
     what = what or experiment()
     options: dict[str, Any] = {"replay": replay, "database": database}
-    return tune_arm(folder, what, arm, trainer=table, reporter=notes, **options), notes
+    steps = tuning_of(folder, what, arm, trainer=table, reporter=notes, **options)
+    return tune_arms({arm: steps}, table.wait)[arm], notes

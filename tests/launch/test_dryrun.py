@@ -31,7 +31,7 @@ def test_jobs_times_and_the_script(tmp_path: Path, command: Command) -> None:
     assert "small: nothing is submitted" in done.stdout
     # Grid of 4 and 3 stepsizes x 2 widths x 2 seeds, star 1 x 2 x 2, check 2 x 2, at most 6 a job.
     assert "sweep, radii and check: 36 runs in 7 jobs" in done.stdout
-    assert "tune adamw: 3 runs in 1 job\n" in done.stdout
+    assert "tune scion, adamw: 5 runs in 1 job\n" in done.stdout
     assert "0 of 41 runs from the run table" in done.stdout
     script = done.stdout.partition("#!/bin/bash")[2]
     for line in (

@@ -88,3 +88,48 @@ def test_failed_runs_are_retried_on_request(tmp_path: Path) -> None:
     again, notes = FakeCluster(), Notes()
     tuned = study.tune(again, notes, retry_failed=True)
     assert notes.notes == [] and tuned == Study.open(tmp_path).tune(None, Reporter())
+
+
+def arm_of(config: RunConfig) -> str:
+    return config.optimizer.name
+
+
+def test_arms_are_tuned_side_by_side(tmp_path: Path) -> None:
+    """One submission begins all of them; each goes on when its own runs have ended."""
+
+    class Slow(FakeCluster):
+        """Ends the runs of one arm while there are any."""
+
+        def submit(self, table: RunTable, configs: Sequence[RunConfig], reporter: Reporter) -> None:
+            super().submit(table, configs, reporter)
+            submitted.append({arm_of(config) for config in configs})
+
+        def wait(self, table: RunTable, run_ids: Collection[str], reporter: Reporter) -> None:
+            under_way.append({arm_of(config) for config in self.queue.values()})
+            first = {r for r in run_ids if arm_of(self.queue[r]) == "scion"}
+            super().wait(table, first or run_ids, reporter)
+
+    submitted, under_way = list[set[str]](), list[set[str]]()
+    study, notes = Study.create(tmp_path / "a", tiny_experiment(CHANGES)), Notes()
+    tuned = study.tune(Slow(), notes)
+    assert submitted[0] == {"scion", "adamw"} and under_way[0] == submitted[0]
+    assert {"adamw"} not in under_way[:12], "the other arm is not waited for"
+    assert [title for title, *_ in notes.stages] == ["tune scion, adamw"]
+    assert list(tuned) == ["scion", "adamw"]
+    apart = Study.create(tmp_path / "b", tiny_experiment(CHANGES)).tune(FakeRunner(made), Notes())
+    assert tuned["adamw"] == apart["adamw"]
+
+
+def test_an_arm_that_fails_ends_the_command_when_the_others_are_tuned(tmp_path: Path) -> None:
+    def broken(config: RunConfig) -> StoredRun:
+        if arm_of(config) == "adamw":
+            return fabricate(config, None, "failed", error="ValueError: no")
+        return made(config)
+
+    study, cluster = Study.create(tmp_path, tiny_experiment(CHANGES)), FakeCluster()
+    cluster.make = broken
+    with pytest.raises(FailedTrialError, match="ValueError: no"):
+        study.tune(cluster, Reporter())
+    assert cluster.queue == {} and study.tuned("scion").num_trials == 12
+    tuned = study.tune(FakeCluster(), Reporter(), retry_failed=True)
+    assert tuned["scion"] == study.tuned("scion") and tuned["adamw"].value is not None
