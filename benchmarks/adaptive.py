@@ -131,6 +131,8 @@ def main() -> None:
     parser.add_argument("--simulated", type=int, metavar="N", help="sweeps of each kind and regret")
     parser.add_argument("--json", metavar="NAME", help="write benchmarks/results/NAME.json")
     options = parser.parse_args()
+    if bool(options.studies) == bool(options.simulated) or (options.json and options.studies):
+        parser.error("give studies, or --simulated with or without --json")
     if options.simulated:
         simulate(options)
         return

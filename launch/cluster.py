@@ -11,12 +11,12 @@ from sweeps.cluster import ClusterConfig
 from sweeps.study import write_json
 
 _REMEMBERED = "cluster.json"
-_KINDS = {
-    "<class 'str'>": "a text",
-    "<class 'int'>": "a whole number",
-    "<class 'float'>": "a number",
-    "tuple[str, ...]": "a list of texts",
-    "dict[str, str]": "a table of texts",
+_KINDS: dict[Any, str] = {
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    tuple[str, ...]: "a list of texts",
+    dict[str, str]: "a table of texts",
 }
 """What a field of a profile is to be, by its type."""
 
@@ -81,7 +81,7 @@ def mismatches(cluster: ClusterConfig, device: str) -> list[str]:
     if device == "cpu" and cluster.gpus:
         found.append(
             f"the jobs ask for {cluster.gpus} GPU{'s' * (cluster.gpus > 1)}, and compute.device is "
-            "cpu: --device cuda trains on it"
+            "cpu: with --device cuda they are used"
         )
     if device == "cuda" and not cluster.gpus:
         found.append(
@@ -106,7 +106,7 @@ def _cluster(data: Any, path: Path) -> ClusterConfig:
     except ValidationError as error:
         problem = error.errors()[0]
         at = ".".join(map(str, problem["loc"]))
-        wanted = "a text" if "." in at else _KINDS.get(str(types.get(at)), problem["msg"])
+        wanted = "a text" if "." in at else _KINDS.get(types.get(at), problem["msg"])
         said = str(problem.get("ctx", {}).get("error", "")) or f"cluster.{at} must be {wanted}"
         raise ValueError(
             f"{path}: {said}, got {problem['input']!r}" if at else f"{path}: {said}"

@@ -20,29 +20,33 @@ class Reporter:
 
 
 class Together(Reporter):
-    """Makes one stage of those that several arms begin; silent about it until `begin`."""
+    """Makes one stage of those that several arms begin; silent about it until `begin`.
+
+    What is under way of one arm ends while another begins, so a later `begin` tells of all again.
+    """
 
     def __init__(self, reporter: Reporter) -> None:
         self._reporter = reporter
         self._titles: list[str] = []
-        self._total = self._known = 0
+        self._total = self._done = 0
+        self._told = True
 
     def begin(self) -> None:
-        """Tell of the arms that were not told of."""
-        if self._titles:
+        """Tell of the arms, if there are some that were not told of."""
+        if not self._told:
+            self._told = True
             arms = [title.removeprefix("tune ").partition(":")[0] for title in self._titles]
             title = f"tune {', '.join(arms)}" if len(arms) > 1 else self._titles[0]
-            self._reporter.stage(title, self._total, self._known)
-            self._titles, self._total, self._known = [], 0, 0
+            self._reporter.stage(title, self._total, self._done)
 
     def stage(self, title: str, total: int, known: int) -> None:
         self._titles.append(title)
-        self._total, self._known = self._total + total, self._known + known
+        self._total, self._done = self._total + total, self._done + known
+        self._told = False
 
     def advance(self, runs: int) -> None:
-        if self._titles:
-            self._known += runs
-        else:
+        self._done += runs
+        if self._told:
             self._reporter.advance(runs)
 
     def running(self, config: RunConfig, step: int) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from sweeps.errors import FailedTrialError
 from sweeps.loop import complete
-from sweeps.progress import Reporter
+from sweeps.progress import Reporter, Together
 from sweeps.runner import BackgroundRunner, LocalRunner
 from sweeps.study import Study
 from sweeps.table import RunTable, StoredRun
@@ -20,6 +20,10 @@ CHANGES = {"tune.trials": 12, "tune.batch": 3, "tune.seeds": [101, 102]}
 
 def made(config: RunConfig) -> StoredRun:
     return fabricate(config, 1.0 + abs(config.optimizer.stepsize - 0.1) + config.seed / 1e4)
+
+
+def failed(config: RunConfig) -> StoredRun:
+    return fabricate(config, None, "failed", error="ValueError: no")
 
 
 class FakeCluster(FakeRunner):
@@ -74,9 +78,7 @@ def test_a_study_interrupted_and_completed_is_read_by_anybody(tmp_path: Path, st
 
 def test_failed_runs_are_retried_on_request(tmp_path: Path) -> None:
     def broken(config: RunConfig) -> StoredRun:
-        if len(cluster.trained) in (4, 5):
-            return fabricate(config, None, "failed", error="ValueError: no")
-        return made(config)
+        return failed(config) if len(cluster.trained) in (4, 5) else made(config)
 
     study, cluster = Study.create(tmp_path, tiny_experiment(CHANGES)), FakeCluster()
     cluster.make = broken
@@ -122,9 +124,7 @@ def test_arms_are_tuned_side_by_side(tmp_path: Path) -> None:
 
 def test_an_arm_that_fails_ends_the_command_when_the_others_are_tuned(tmp_path: Path) -> None:
     def broken(config: RunConfig) -> StoredRun:
-        if arm_of(config) == "adamw":
-            return fabricate(config, None, "failed", error="ValueError: no")
-        return made(config)
+        return failed(config) if arm_of(config) == "adamw" else made(config)
 
     study, cluster = Study.create(tmp_path, tiny_experiment(CHANGES)), FakeCluster()
     cluster.make = broken
@@ -133,3 +133,18 @@ def test_an_arm_that_fails_ends_the_command_when_the_others_are_tuned(tmp_path: 
     assert cluster.queue == {} and study.tuned("scion").num_trials == 12
     tuned = study.tune(FakeCluster(), Reporter(), retry_failed=True)
     assert tuned["scion"] == study.tuned("scion") and tuned["adamw"].value is not None
+
+
+def test_an_arm_that_begins_late_counts_with_the_others() -> None:
+    notes = Notes()
+    together = Together(notes)
+    together.stage("tune a: 10 trials", 10, 2)
+    together.advance(1)
+    together.begin()
+    together.advance(2)
+    together.stage("tune b: 5 stepsizes", 5, 0)
+    together.advance(1)
+    together.begin()
+    together.begin()
+    assert notes.stages == [("tune a: 10 trials", 10, 3), ("tune a, b", 15, 6)]
+    assert notes.done == 2
