@@ -12,7 +12,15 @@ from sweeps.progress import Reporter, Together
 from sweeps.runner import BackgroundRunner, LocalRunner
 from sweeps.study import Study
 from sweeps.table import RunTable, StoredRun
-from tests.helpers import FakeRunner, NoRunner, Notes, fabricate, study_frame, tiny_experiment
+from tests.helpers import (
+    FakeRunner,
+    NoRunner,
+    Notes,
+    fabricate,
+    study_frame,
+    tiny_dict,
+    tiny_experiment,
+)
 from transfer.config import RunConfig
 
 CHANGES = {"tune.trials": 12, "tune.batch": 3, "tune.seeds": [101, 102]}
@@ -133,6 +141,28 @@ def test_an_arm_that_fails_ends_the_command_when_the_others_are_tuned(tmp_path: 
     assert cluster.queue == {} and study.tuned("scion").num_trials == 12
     tuned = study.tune(FakeCluster(), Reporter(), retry_failed=True)
     assert tuned["scion"] == study.tuned("scion") and tuned["adamw"].value is not None
+
+
+@pytest.mark.parametrize("stop", [0, 9])
+def test_two_sampled_arms_in_one_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+) -> None:
+    """Their trials are asked in turns, also after an interruption, and read back alike."""
+    monkeypatch.setenv("LMO_TRANSFER_STORAGE", f"sqlite:///{tmp_path / 'trials.db'}")
+    arms = tiny_dict(CHANGES)["arms"]
+    second = {**arms["scion"], "optimizer": {**arms["scion"]["optimizer"], "constrained": True}}
+    changes = CHANGES | {"arms": {"first": arms["scion"], "second": second}}
+    study = Study.create(tmp_path / "s", tiny_experiment(changes))
+    first = FakeCluster()
+    first.stop = stop
+    with pytest.raises(KeyboardInterrupt):
+        study.tune(first, Reporter())
+    cluster, notes = FakeCluster(), Notes()
+    tuned = study.tune(cluster, notes)
+    assert {t.num_trials for t in tuned.values()} == {12} and notes.notes == []
+    trained = [config.run_id for config in first.trained + cluster.trained]
+    assert len(trained) == len(set(trained)), "trained twice"
+    assert study.tune(None, Reporter()) == tuned
 
 
 def test_an_arm_that_begins_late_counts_with_the_others() -> None:

@@ -12,8 +12,9 @@ from transfer.kernels import INTERPRETED
 class Tiles(NamedTuple):
     """Sizes of one program's work, chosen on an H200 at 512 to 2048 rows.
 
-    Four warps in three stages leave room for a second program on a multiprocessor, which multiplies
-    while the first writes.
+    On Hopper GPUs four warps in three stages leave room for a second program on a multiprocessor,
+    which multiplies while the first writes. On an A100, with less shared memory, they do not; what
+    is best there was not measured.
     """
 
     rows: int = 128
