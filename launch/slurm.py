@@ -260,15 +260,13 @@ class SlurmRunner:
         if told is None:
             self._silence(reporter)
             return
-        if whole is None:
-            self._give_up_if_silent()
         live = {(job.name, job.task): job for job in told if not job.ended}
         # Tasks that are cancelled while they wait have one line together, without a number.
         ended = {(job.name, job.task if "_" in job.job else None) for job in told if job.ended}
         for key, task in list(self._tasks.items()):
             known = whole is not None or key in live or not ended.isdisjoint({key, (key[0], None)})
             if known:
-                self._answered = now
+                self._answered = time.monotonic()
             if key in live or not known:
                 task.missing_since = None
             if key in live:
@@ -280,6 +278,8 @@ class SlurmRunner:
             elif now - task.missing_since >= _PATIENCE_S:
                 self._bury(table, task, told)
                 del self._tasks[key]
+        if whole is None:
+            self._give_up_if_silent()  # accounting may know nothing of them
         self._push(table)
 
     def _silence(self, reporter: Reporter) -> None:

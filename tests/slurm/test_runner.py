@@ -271,8 +271,17 @@ def test_where_squeue_fails_accounting_tells_of_the_dead(
     _fake(tmp_path / "bin", "sacct", f"for f in {home}/jobs/lmo-*; do echo {line}; done",
           monkeypatch)  # fmt: skip
     table, runs = RunTable(home), configs(2)
+
+    class Slow(Reporter):
+        """Has the first look come later than the silence that ends the command."""
+
+        def note(self, text: str) -> None:
+            if "in SLURM's queue" in text:
+                time.sleep(9)
+
     if knows:
-        _train(table, runs, runs_per_job=1, extra={"hold": ""})
+        with SlurmRunner(replace(CLUSTER, runs_per_job=1, extra={"hold": ""})) as cluster:
+            cluster.run(table, runs, Slow())
         rows = table.read().values()
         assert len(rows) == 2
         assert all("ended without a result" in str(row.error) for row in rows)
